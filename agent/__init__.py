@@ -1,0 +1,1 @@
+"""The agent of a host: the Docker Engine API, containers, images, networks, volumes, logs, and one session to a manager."""

@@ -1,0 +1,1 @@
+"""The `shoal` command: what the stock `docker` CLI has no verb for."""
