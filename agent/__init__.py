@@ -1,1 +1,4 @@
-"""The agent of a host: the Docker Engine API, containers, images, networks, volumes, logs, and one session to a manager."""
+"""The agent of a host: Docker Engine API, containers, images, networks, volumes, logs.
+
+It holds one session to a manager and runs what it is assigned.
+"""

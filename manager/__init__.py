@@ -1,1 +1,1 @@
-"""The manager: keeps desired state in the replicated store, decides, and drives the agents towards it."""
+"""The manager: keeps desired state in the replicated store and drives agents towards it."""

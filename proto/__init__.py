@@ -1,1 +1,1 @@
-"""The wire between managers and agents: protobuf contracts, their generated stubs, and the conversion to the model."""
+"""The wire between managers and agents: contracts, generated stubs, conversion to the model."""

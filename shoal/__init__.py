@@ -1,1 +1,1 @@
-"""What the programs of Shoal share: the vocabulary (`model`), tools without rules (`common`), supervisor and CLI."""
+"""What the programs of Shoal share: vocabulary, tools without rules, supervisor and CLI."""

@@ -1,1 +1,4 @@
-"""Tools without rules of their own: clock, entropy, backoff, TLS, logging. May be used by shells, never by pure code."""
+"""Tools without rules of their own: clock, entropy, TLS, logging.
+
+Shells may use them, pure code never does.
+"""

@@ -1,4 +1,4 @@
-"""The only place that reads the system's clock. Shells take a `Clock`, pure code takes `now`."""
+"""The only reader of the system's clock. Shells take a `Clock`, pure code takes `now`."""
 
 import time
 from datetime import UTC, datetime

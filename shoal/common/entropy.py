@@ -7,14 +7,14 @@ from shoal.model.ids import ID_BITS, id_from_bits
 
 
 class SystemIds:
-    """Cluster ids from the operating system's entropy; implements `shoal.model.ids.IdSource`."""
+    """Cluster ids from the system's entropy; implements `shoal.model.ids.IdSource`."""
 
     def new(self) -> str:
         return id_from_bits(secrets.randbits(ID_BITS))
 
 
 class SeededIds:
-    """The same ids for the same seed; implements `shoal.model.ids.IdSource` for simulation and tests."""
+    """The same ids for the same seed: an `IdSource` for simulation and tests."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose

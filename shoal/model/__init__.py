@@ -1,1 +1,4 @@
-"""The vocabulary: objects, states, specifications, errors. Pure: the standard library and msgspec only."""
+"""The vocabulary: objects, states, specifications, errors.
+
+Pure: the standard library and msgspec only.
+"""

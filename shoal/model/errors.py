@@ -13,8 +13,9 @@
       Unimplemented              not there (yet); says so in a sentence
       Internal                   ours; logged with its trace, a user sees one sentence
 
-Foreign errors (etcd, gRPC, OSError of an adapter) become one of these in the adapter that met them. The two edges map
-them on to HTTP statuses (`shoal.common.engine_http`) and gRPC codes (`shoal.common.rpc`) by total tables.
+Foreign errors (etcd, gRPC, OSError of an adapter) become one of these in the adapter that met
+them. The two edges map them on to HTTP statuses (`shoal.common.engine_http`) and gRPC codes
+(`shoal.common.rpc`) by total tables.
 """
 
 
@@ -26,7 +27,8 @@ class InvalidArgument(ClusterError):
     """A request that is wrong in itself.
 
     Attributes:
-        field: path of the offending field in the request's own spelling, e.g. `TaskTemplate.ContainerSpec.Image`.
+        field: path of the offending field in the request's own spelling,
+            e.g. `TaskTemplate.ContainerSpec.Image`.
     """
 
     def __init__(self, sentence: str, *, field: str = "") -> None:
@@ -47,7 +49,7 @@ class Conflict(ClusterError):
 
 
 class FailedPrecondition(ClusterError):
-    """The request is fine, the state of the cluster does not allow it (quorum, in use, last manager)."""
+    """The request is fine, the state of the cluster does not allow it (quorum, in use)."""
 
 
 class PermissionDenied(ClusterError):
@@ -71,7 +73,7 @@ class Unavailable(ClusterError):
 
 
 class Unimplemented(ClusterError):
-    """Not there. The sentence says what is missing and, if there is one, what to use instead."""
+    """Not there. The sentence says what is missing and what to use instead, if anything."""
 
 
 class Internal(ClusterError):

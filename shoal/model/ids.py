@@ -1,7 +1,7 @@
 """Identifiers: one type per kind, made from given bits, never from chance of their own.
 
-The form of cluster ids is Swarm's: 25 characters of base 36 (`docker-swarm.md` 3.1, IDs). Container, exec and
-image ids are 64 hex digits as the Docker Engine's.
+The form of cluster ids is Swarm's: 25 characters of base 36. Container, exec and image ids are
+64 hex digits as the Docker Engine's.
 """
 
 from typing import NewType, Protocol
@@ -29,7 +29,7 @@ class IdSource(Protocol):
 
 
 def id_from_bits(bits: int) -> str:
-    """The 25-character base 36 form of a non-negative number; high digits beyond 25 are cut off.
+    """The 25-character base 36 form of a non-negative number; higher digits are cut off.
 
     >>> id_from_bits(35)
     '000000000000000000000000z'

@@ -1,1 +1,1 @@
-"""What the user asked for, in Docker's own JSON names: REST body, stored JSON and type in one."""
+"""What the user asked for, in Docker's own JSON names: REST body, stored JSON, type in one."""
