@@ -1,1 +1,1 @@
-"""The supervisor: forks agent and manager from one warm image, runs etcd, restarts what ends."""
+"""The supervisor: forks agent and manager from one warm image, runs etcd, restarts them."""

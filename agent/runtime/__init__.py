@@ -1,0 +1,1 @@
+"""Running one container: the driver seam and its drivers."""
