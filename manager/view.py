@@ -1,0 +1,83 @@
+"""The read-only cluster as deciders see it: finders over tables and indexes, nothing else.
+
+Implemented by `manager.store.memory` (the fed copy) and `manager.store.draft` (that copy
+overlaid with the changes of one pass). Iteration is always in the order of ids, so that a
+decision never depends on the order of a set. Sequences that are returned must not be kept
+across an await.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
+from shoal.model.objects import Cluster, Config, Network, Node, Secret, Service, Task
+
+
+class NodeTotals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the tasks on a node take together, kept by difference.
+
+    Counted is every task assigned to the node that is desired to run and has not ended.
+    Generic resources: units of discrete kinds, and names taken of named kinds.
+    """
+
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+    tasks: int = 0
+    discrete: Mapping[str, int] = {}
+    named: Mapping[str, frozenset[str]] = {}
+    by_service: Mapping[ServiceID, int] = {}
+    host_ports: Mapping[tuple[str, int], int] = {}
+
+
+NO_TOTALS = NodeTotals()
+
+
+class View(Protocol):
+    """All that a decider may know."""
+
+    @property
+    def revision(self) -> int:
+        """The store revision that this view has reached."""
+        ...
+
+    def cluster(self) -> Cluster | None: ...
+
+    def node(self, node: NodeID) -> Node | None: ...
+
+    def nodes(self) -> Iterable[Node]: ...
+
+    def totals(self, node: NodeID) -> NodeTotals:
+        """Totals of a node; `NO_TOTALS` where nothing runs."""
+        ...
+
+    def service(self, service: ServiceID) -> Service | None: ...
+
+    def services(self) -> Iterable[Service]: ...
+
+    def service_named(self, name: str) -> Service | None: ...
+
+    def task(self, task: TaskID) -> Task | None: ...
+
+    def tasks(self) -> Iterable[Task]: ...
+
+    def tasks_of_service(self, service: ServiceID) -> Sequence[Task]: ...
+
+    def tasks_of_node(self, node: NodeID) -> Sequence[Task]: ...
+
+    def pending_tasks(self) -> Iterable[Task]:
+        """Tasks in NEW or PENDING that are desired to run: the scheduler's work."""
+        ...
+
+    def network(self, network: NetworkID) -> Network | None: ...
+
+    def networks(self) -> Iterable[Network]: ...
+
+    def secret(self, secret: SecretID) -> Secret | None: ...
+
+    def secrets(self) -> Iterable[Secret]: ...
+
+    def config(self, config: ConfigID) -> Config | None: ...
+
+    def configs(self) -> Iterable[Config]: ...

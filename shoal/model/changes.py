@@ -1,0 +1,64 @@
+"""Changes to objects, decisions made of them, and the events they become.
+
+A decider returns a `Decision`; nothing but the commit writes. Any prefix of a decision's groups
+is a correct state, so the commit may split between groups and never within one.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from shoal.model.objects import StoredObject
+
+
+class Create(msgspec.Struct, frozen=True, tag=True):
+    """A new object; its key must not exist."""
+
+    object: StoredObject
+
+
+class Update(msgspec.Struct, frozen=True, tag=True):
+    """The object replaced; `object.guard` is the revision that the change was decided on."""
+
+    object: StoredObject
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """The object removed, guarded as an update."""
+
+    object: StoredObject
+
+
+Change = Create | Update | Delete
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Changes that stand or fall together, and why they are made (for the log)."""
+
+    changes: tuple[Change, ...]
+    reason: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What to write now, and when to look again even if nothing happens."""
+
+    groups: tuple[Group, ...] = ()
+    wake_at: datetime | None = None
+
+
+NOTHING = Decision()
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One object as it was and as it is; None stands for not there."""
+
+    before: StoredObject | None = None
+    after: StoredObject | None = None
+
+    @property
+    def object(self) -> StoredObject:
+        """The newest form of it."""
+        found = self.after if self.after is not None else self.before
+        if found is None:
+            raise ValueError("an event is about something")
+        return found

@@ -1,0 +1,295 @@
+"""The cluster's objects as managers keep them: identity, the user's spec, observed facts.
+
+An object may be stored under several keys with one writer each (docs/adr: one key a writer);
+the store joins them, deciders and REST see them whole:
+
+    cluster            Cluster               control, leader
+    service/<id>       Service               control, leader
+    spec/<svc>/<n>     ServiceSpec           with the service's change; gone with its last task
+    task/<id>          Task less its report  leader
+    status/<id>        TaskStatus            the dispatcher that holds the node's session
+    node/<id>          Node less the below   control, leader
+    describe/<id>      NodeReport            the dispatcher
+    session/<id>       NodeSession           the dispatcher, under its manager's lease
+
+Instants are aware UTC datetimes, durations integer nanoseconds, sizes bytes. `version` is the
+greatest store revision of the parts; `guard` the revision of the part that writers compare.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import field
+
+from shoal.model.ids import ClusterID, ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
+from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.node import NodeSpec
+from shoal.model.spec.service import EndpointSpec, PortConfig, ServiceSpec
+from shoal.model.spec.task import GenericResource, Platform, Resources, TaskSpec
+from shoal.model.states import NodeRole, NodeState, TaskState, UpdateState, is_terminal
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Object(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What every stored object has. Version and guard are the store's to write."""
+
+    version: int = 0
+    guard: int = 0
+    created_at: datetime = EPOCH
+    updated_at: datetime = EPOCH
+
+
+class Cluster(Object, frozen=True, kw_only=True, gc=False):
+    """The one cluster object.
+
+    `sealed` holds CA keys, join tokens and unlock key, encrypted with the cluster's data key
+    (`manager.store.sealing`); `incarnation` grows when the cluster is forced anew or restored.
+    """
+
+    id: ClusterID
+    spec: ClusterSpec = ClusterSpec()
+    root_ca: str = ""
+    etcd_ca: str = ""
+    sealed: bytes = b""
+    incarnation: int = 1
+    default_addr_pool: tuple[str, ...] = ("10.0.0.0/8",)
+    subnet_size: int = 24
+    data_path_port: int = 4789
+    node_pool: str = "10.128.0.0/9"  # each node's /24 for its tasks' addresses is cut from it
+    root_rotation_in_progress: bool = False
+
+
+class EngineDescription(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
+):
+    """The engine of a node: version, labels set on the host, plugins as (type, name)."""
+
+    engine_version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    plugins: tuple[tuple[str, str], ...] = ()
+
+
+class NodeDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a node is, as it reports itself."""
+
+    hostname: str = ""
+    platform: Platform = Platform()
+    resources: Resources = Resources()
+    engine: EngineDescription = EngineDescription()
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Description and addresses, written when they change."""
+
+    description: NodeDescription = NodeDescription()
+    addr: str = ""
+    data_path_addr: str = ""
+
+
+class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Which manager serves the node's agent now."""
+
+    manager: NodeID
+    session: str
+    since: datetime = EPOCH
+
+
+class ManagerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A manager node's address (host:port of its gRPC) and its store member's id (hex)."""
+
+    addr: str = ""
+    member: str = ""
+    join_addr: str = ""
+
+
+class Node(Object, frozen=True, kw_only=True, gc=False):
+    """A host of the cluster. `role` is observed (its certificate), `spec.role` wished."""
+
+    id: NodeID
+    spec: NodeSpec = NodeSpec()
+    role: NodeRole = NodeRole.WORKER
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    down_since: datetime | None = None
+    subnet: str = ""
+    manager: ManagerInfo | None = None
+    description: NodeDescription | None = None
+    addr: str = ""
+    data_path_addr: str = ""
+    session: NodeSession | None = None
+
+
+class VirtualIP(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A service's address on a network, with its prefix length."""
+
+    network_id: NetworkID
+    addr: str
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What became of an EndpointSpec: published ports are filled in."""
+
+    spec: EndpointSpec = EndpointSpec()
+    ports: tuple[PortConfig, ...] = ()
+    virtual_ips: tuple[VirtualIP, ...] = ()
+
+
+class UpdateStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where an update stands, as the user sees it."""
+
+    state: UpdateState
+    started_at: datetime
+    completed_at: datetime | None = None
+    message: str = ""
+
+
+class UpdateProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What the updater must remember between its steps.
+
+    Attributes:
+        spec_version: the version the tasks are being brought to.
+        total: slots that were dirty when it began; the ratio's denominator.
+        failed: ids of updated tasks that count as failures.
+        next_at: no further slot is begun before.
+        monitor_until: after the last slot, failures still count until then.
+    """
+
+    spec_version: int
+    total: int = 0
+    failed: tuple[TaskID, ...] = ()
+    next_at: datetime | None = None
+    monitor_until: datetime | None = None
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Iteration of a job service and when it was begun."""
+
+    iteration: int = 0
+    last_execution: datetime | None = None
+
+
+class Service(Object, frozen=True, kw_only=True, gc=False):
+    """A service. `spec_version` grows by one with each accepted change of the spec."""
+
+    id: ServiceID
+    spec: ServiceSpec
+    spec_version: int = 1
+    previous_spec: ServiceSpec | None = None
+    previous_spec_version: int = 0
+    endpoint: Endpoint = Endpoint()
+    update_status: UpdateStatus | None = None
+    update: UpdateProgress | None = None
+    job_status: JobStatus | None = None
+    pending_delete: bool = False
+    registry_auth: bytes = b""  # sealed
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The container of a task, as its agent reports it."""
+
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What was observed of a task.
+
+    `message` says what happens and why it waits, `err` why it failed; `addresses` are those of
+    its container that other hosts can reach; `ports` the host-mode ports it got.
+    """
+
+    state: TaskState = TaskState.NEW
+    timestamp: datetime = EPOCH
+    message: str = ""
+    err: str = ""
+    container: ContainerStatus | None = None
+    addresses: tuple[str, ...] = ()
+    ports: tuple[PortConfig, ...] = ()
+
+
+class NetworkAttachment(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False
+):
+    """A network of a task and its addresses there, with prefix length."""
+
+    network_id: NetworkID
+    addresses: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+class Task(Object, frozen=True, kw_only=True, gc=False):
+    """One attempt to run one slot of a service on one node; never reused, never moved.
+
+    `slot` is 1.. for replicated services, 0 for global ones (the node stands for the slot).
+    `service_spec` is shared by all tasks of the same (service, spec_version).
+    `start_after`: a task whose desired state is READY goes on to RUNNING no earlier.
+    """
+
+    id: TaskID
+    service_id: ServiceID
+    spec_version: int
+    service_spec: ServiceSpec
+    slot: int = 0
+    node_id: NodeID | None = None
+    desired_state: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus()
+    networks: tuple[NetworkAttachment, ...] = ()
+    generic_resources: tuple[GenericResource, ...] = ()
+    job_iteration: int | None = None
+    start_after: datetime | None = None
+    replaces: TaskID | None = None
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The template it was made from."""
+        return self.service_spec.task_template
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was observed to have ended."""
+        return is_terminal(self.status.state)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is still desired to run (or to become ready)."""
+        return self.desired_state <= TaskState.COMPLETE
+
+
+class Network(Object, frozen=True, kw_only=True, gc=False):
+    """A cluster network. Only the predefined ones exist until overlays are built."""
+
+    id: NetworkID
+    name: str
+    driver: str = "overlay"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    ingress: bool = False
+    attachable: bool = False
+    internal: bool = False
+    subnets: tuple[str, ...] = ()
+
+
+class Secret(Object, frozen=True, kw_only=True, gc=False):
+    """A secret; `sealed` is its payload under the cluster's data key."""
+
+    id: SecretID
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    sealed: bytes = b""
+    templating: str = ""
+
+
+class Config(Object, frozen=True, kw_only=True, gc=False):
+    """A config and its payload."""
+
+    id: ConfigID
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    data: bytes = b""
+    templating: str = ""
+
+
+StoredObject = Cluster | Node | Service | Task | Network | Secret | Config
