@@ -49,7 +49,9 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
         if self.domain != DEFAULT_DOMAIN:
             return self.name
         short = self.path.removeprefix(_OFFICIAL)
-        return self.path if "/" in short else short
+        if "/" not in short:
+            return short
+        return self.name if _looks_like_domain(self.path.partition("/")[0]) else self.path
 
     @property
     def full(self) -> str:
@@ -114,14 +116,16 @@ def check_digest(digest: str) -> None:
 
 
 def _split_domain(text: str) -> tuple[str, str]:
-    """First component is a domain if it looks like one: a dot, a port, localhost, capitals."""
     first, slash, rest = text.partition("/")
-    looks_like_domain = (
-        "." in first or ":" in first or first == "localhost" or first.lower() != first
-    )
-    domain, remainder = (first, rest) if slash and looks_like_domain else (DEFAULT_DOMAIN, text)
+    explicit = bool(slash) and _looks_like_domain(first)
+    domain, remainder = (first, rest) if explicit else (DEFAULT_DOMAIN, text)
     if domain == _LEGACY_DOMAIN:
         domain = DEFAULT_DOMAIN
     if domain == DEFAULT_DOMAIN and "/" not in remainder:
         remainder = _OFFICIAL + remainder
     return domain, remainder
+
+
+def _looks_like_domain(first: str) -> bool:
+    """Whether a first component is a host: a dot, a port, localhost, or capitals say so."""
+    return "." in first or ":" in first or first == "localhost" or first.lower() != first
