@@ -6,29 +6,31 @@ decision never depends on the order of a set. Sequences that are returned must n
 across an await.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import field
 
 from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.objects import Cluster, Config, Network, Node, Secret, Service, Task
 
 
-class NodeTotals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the tasks on a node take together, kept by difference.
+class NodeTotals(msgspec.Struct, kw_only=True, gc=False):
+    """What the tasks on a node take together, kept by difference; for readers, never written.
 
-    Counted is every task assigned to the node that is desired to run and has not ended.
-    Generic resources: units of discrete kinds, and names taken of named kinds.
+    Counted is every task assigned to the node that is desired to run and has not ended: its
+    reservations, its number (all, by service), its host-mode ports as (protocol, port), units
+    of discrete generic resources and names of named ones.
     """
 
     nano_cpus: int = 0
     memory_bytes: int = 0
     tasks: int = 0
-    discrete: Mapping[str, int] = {}
-    named: Mapping[str, frozenset[str]] = {}
-    by_service: Mapping[ServiceID, int] = {}
-    host_ports: Mapping[tuple[str, int], int] = {}
+    by_service: dict[ServiceID, int] = field(default_factory=dict)
+    host_ports: dict[tuple[str, int], int] = field(default_factory=dict)
+    discrete: dict[str, int] = field(default_factory=dict)
+    named: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 NO_TOTALS = NodeTotals()

@@ -1,0 +1,1 @@
+"""The replicated store: etcd below, objects above, and the leader that may decide."""

@@ -1,0 +1,114 @@
+"""The key layout of the store, and the guard keys that hold what spans objects.
+
+    cluster                        the cluster object
+    service/<id>  node/<id>  task/<id>  network/<id>  secret/<id>  config/<id>
+    spec/<service>/<version>       the ServiceSpec that tasks of that version were made from
+    status/<task>                  what the agent reported of the task
+    describe/<node> session/<node> what a node is, and which manager serves it
+    name/<kind>/<name>             guard: the object that holds the name
+    port/<protocol>/<port>         guard: the service that holds the published port
+    subnet/<subnet>                guard: the node that holds the subnet
+    ref/<kind>/<id>/<service>      guard: that service refers to that object
+    mutation/<id>                  a write that happened, kept for ten minutes
+
+Everything stands under `shoal/`, so that an etcd may be shared.
+"""
+
+from shoal.model.objects import (
+    Cluster,
+    Config,
+    Network,
+    Node,
+    Secret,
+    Service,
+    StoredObject,
+    Task,
+)
+
+ROOT = "shoal/"
+CLUSTER = ROOT + "cluster"
+
+TABLES: dict[type, str] = {
+    Node: "node",
+    Service: "service",
+    Task: "task",
+    Network: "network",
+    Secret: "secret",
+    Config: "config",
+}
+
+
+def object_key(thing: StoredObject) -> str:
+    """The main key of an object: the one whose revision guards it."""
+    if isinstance(thing, Cluster):
+        return CLUSTER
+    return f"{ROOT}{TABLES[type(thing)]}/{thing.id}"
+
+
+def spec_key(service: str, version: int) -> str:
+    return f"{ROOT}spec/{service}/{version}"
+
+
+def status_key(task: str) -> str:
+    return f"{ROOT}status/{task}"
+
+
+def describe_key(node: str) -> str:
+    return f"{ROOT}describe/{node}"
+
+
+def session_key(node: str) -> str:
+    return f"{ROOT}session/{node}"
+
+
+def mutation_key(mutation: str) -> str:
+    return f"{ROOT}mutation/{mutation}"
+
+
+def reference_prefix(kind: str, identity: str) -> str:
+    """All services that refer to an object stand below it; deleting compares it as empty."""
+    return f"{ROOT}ref/{kind}/{identity}/"
+
+
+def name_key(kind: str, name: str) -> str:
+    return f"{ROOT}name/{kind}/{name}"
+
+
+def port_key(protocol: str, port: int) -> str:
+    return f"{ROOT}port/{protocol}/{port}"
+
+
+def guard_keys(thing: StoredObject) -> frozenset[str]:
+    """The keys an object holds beside its own; each belongs to at most one object."""
+    match thing:
+        case Service():
+            held = {name_key("service", thing.spec.name)}
+            for port in thing.endpoint.ports:
+                if port.publish_mode != "host" and port.published_port:
+                    held.add(port_key(port.protocol, port.published_port))
+            held.update(prefix + thing.id for prefix in references(thing).values())
+            return frozenset(held)
+        case Network() | Secret() | Config():
+            return frozenset({name_key(TABLES[type(thing)], thing.name)})
+        case Node():
+            return frozenset({f"{ROOT}subnet/{thing.subnet}"} if thing.subnet else ())
+        case _:
+            return frozenset()
+
+
+def references(service: Service) -> dict[str, str]:
+    """Keys of the objects that a service refers to -> prefix of their reference guards."""
+    found: dict[str, str] = {}
+    container = service.spec.task_template.container_spec
+    if container is not None:
+        for secret in container.secrets:
+            found[f"{ROOT}secret/{secret.secret_id}"] = reference_prefix(
+                "secret", secret.secret_id
+            )
+        for config in container.configs:
+            found[f"{ROOT}config/{config.config_id}"] = reference_prefix(
+                "config", config.config_id
+            )
+    for network in service.spec.task_template.networks or service.spec.networks:
+        found[f"{ROOT}network/{network.target}"] = reference_prefix("network", network.target)
+    return found
