@@ -1,0 +1,159 @@
+"""Serve a `Router` on unix and TCP sockets, with the manners every Engine API reply has.
+
+Errors of ours become Docker's statuses here, and only here; any other exception is logged with
+its trace and answered 500 with one sentence.
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aiohttp import web
+
+from shoal.common.engine_http import versions
+from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.failures import error_response, respond
+from shoal.common.engine_http.router import Route, Router
+from shoal.model.errors import ClusterError
+
+Guard = Callable[[Call], None]
+"""Raises `PermissionDenied` where this listener must not serve this call."""
+
+_SHUTDOWN_SECONDS = 2.0
+log = structlog.get_logger(__name__)
+
+
+class EngineServer:
+    """An `async with` object; leaving it closes listeners and open connections, bounded.
+
+    Args:
+        router: the API.
+        headers: what each reply carries besides the fixed headers (such as `Swarm` on a ping).
+    """
+
+    def __init__(self, router: Router, headers: Mapping[str, str] | None = None) -> None:
+        self._router = router
+        self._headers = {
+            "Api-Version": versions.text_of(versions.MAXIMUM),
+            "Docker-Experimental": "false",
+            "Ostype": "linux",
+            "Server": f"Docker/{versions.ENGINE} (linux)",
+            **(headers or {}),
+        }
+        self._runners: list[web.ServerRunner] = []
+        self._working: set[asyncio.Task[web.StreamResponse | Exception]] = set()
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        for task in self._working:
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    async def serve_unix(
+        self, path: Path, *, mode: int = 0o660, group: int = -1, guard: Guard | None = None
+    ) -> None:
+        """Listen on a unix socket, replacing what a dead predecessor left there."""
+        _clear(path)
+        mask = os.umask(0o777 & ~mode)
+        try:
+            await web.UnixSite(await self._runner(guard), str(path)).start()
+        finally:
+            os.umask(mask)
+        if group >= 0:
+            os.chown(path, -1, group)
+
+    async def serve_tcp(
+        self, host: str, port: int, context: ssl.SSLContext, guard: Guard | None = None
+    ) -> None:
+        """Listen on TCP with TLS; the context decides who may connect."""
+        site = web.TCPSite(await self._runner(guard), host, port, ssl_context=context)
+        await site.start()
+
+    async def _runner(self, guard: Guard | None) -> web.ServerRunner:
+        async def serve(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._serve(request, guard)
+
+        server = web.Server(serve, handler_cancellation=True, access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    async def _serve(self, request: web.BaseRequest, guard: Guard | None) -> web.StreamResponse:
+        response = await self._answer(request, guard)
+        if not response.prepared:
+            for name, value in self._headers.items():
+                response.headers.setdefault(name, value)
+        return response
+
+    async def _answer(
+        self, request: web.BaseRequest, guard: Guard | None
+    ) -> web.StreamResponse:
+        try:
+            version, path = versions.split_path(request.rel_url.raw_path)
+            found = self._router.find(request.method, path)
+            if found is None:
+                return error_response(404, "page not found")
+            route, parts = found
+            call = Call(request, version, path, parts, self._headers)
+            if guard is not None:
+                guard(call)
+            _continue(request)
+            return await self._run(route, call)
+        except ClusterError as error:
+            log.debug("request refused", path=request.path, reason=str(error))
+            return respond(error)
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception:
+            log.exception("request failed", method=request.method, path=request.path)
+            return error_response(500, "internal error; the daemon's log has the details")
+
+    async def _run(self, route: Route, call: Call) -> web.StreamResponse:
+        if route.stream:
+            return await route.handler(call)
+        task = self._group.create_task(
+            _outcome(route, call), name=f"{route.method} {call.path}"
+        )
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        outcome = await asyncio.shield(task)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def _outcome(route: Route, call: Call) -> "web.StreamResponse | Exception":
+    """A handler's end as a value: its failure is its client's, not the task group's."""
+    try:
+        return await route.handler(call)
+    except Exception as error:  # noqa: BLE001 - raised again by the one who waits
+        return error
+
+
+def _clear(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _continue(request: web.BaseRequest) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        transport = request.transport
+        if isinstance(transport, asyncio.Transport):
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
