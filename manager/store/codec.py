@@ -7,8 +7,8 @@ sees what it knows.
 """
 
 from datetime import datetime
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -57,7 +57,7 @@ def encode(value: object) -> bytes:
     return _ENCODER.encode(value)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _decoder(model: Any) -> Any:
     return msgspec.json.Decoder(model)
 
@@ -65,7 +65,7 @@ def _decoder(model: Any) -> Any:
 def decode(data: bytes, model: type[T]) -> T:
     """The struct of a record; a record that cannot be one is our fault, not the user's."""
     try:
-        decoded: T = _decoder(model).decode(data)
+        decoded: T = _decoder(cast("Any", model)).decode(data)
     except msgspec.MsgspecError as error:
         raise Internal(f"a stored {model.__name__} cannot be read: {error}") from error
     return decoded
@@ -91,7 +91,7 @@ def join_task(
     version: int,
     guard: int,
 ) -> Task:
-    """The whole task. The greater of the two observations is the truer; a tie is the agent's."""
+    """The whole task. Of two observations the greater is the truer; a tie is the agent's."""
     status = record.status
     if report is not None and report.state >= status.state:
         status = report

@@ -54,7 +54,7 @@ def _index_keys(thing: StoredObject) -> list[tuple[str, str]]:
     """The buckets an object is found in, as (index, key)."""
     match thing:
         case Task():
-            found = [("service of", thing.service_id)]
+            found: list[tuple[str, str]] = [("service of", thing.service_id)]
             if thing.node_id is not None:
                 found.append(("node of", thing.node_id))
             if thing.status.state <= TaskState.PENDING and thing.wanted:

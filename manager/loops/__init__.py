@@ -1,0 +1,1 @@
+"""The control loop, written once, and the table of the deciders it runs."""
