@@ -1,10 +1,10 @@
 """The task manager's view of whatever runs a task: the driver seam, and its errors.
 
-A controller is made for one task and lives as long as its task manager. It has no idea of desired
-states; the task machine (`agent.task.machine`) has no idea of containers. Implementations:
-`agent.engine.controller` (containers of this host) and `agent.runtime.fake` (simulation), held
-to one suite, `tests/contract/test_controller.py`. The contract follows swarmkit's
-`agent/exec/controller.go`.
+A controller is made for one task and lives as long as its task manager. It has no idea of
+desired states; the task machine (`agent.task.machine`) has no idea of containers.
+Implementations: `agent.engine.controller` (containers of this host) and `agent.runtime.fake`
+(simulation), held to one suite, `tests/contract/test_controller.py`. The contract follows
+swarmkit's `agent/exec/controller.go`.
 """
 
 from datetime import datetime
@@ -54,7 +54,7 @@ class Controller(Protocol):
         ...
 
     async def start(self) -> None:
-        """Start the container and return once it counts as running: healthy, if it has a check."""
+        """Start it and return once it counts as running: healthy, if it has a check."""
         ...
 
     async def wait(self) -> None:

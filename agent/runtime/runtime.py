@@ -1,12 +1,12 @@
-"""The container runtime as the engine sees it: the seam between "what a container is" and "run it".
+"""The container runtime as the engine sees it: between "what a container is" and "run it".
 
-The engine (`agent.engine`) decides names, defaults, restarts and what a person is shown; a runtime
-creates, starts, signals and deletes one container and keeps its exit code and its output while
-nobody looks. Drivers: `agent.runtime.oci` (runc under conmon). The contract suite is
+The engine (`agent.engine`) decides names, defaults, restarts and what a person is shown; a
+runtime creates, starts, signals and deletes one container and keeps its exit code and its output
+while nobody looks. Drivers: `agent.runtime.oci` (runc under conmon). The contract suite is
 `tests/contract/test_runtime.py`.
 
-Lifecycle of an id: `create` -> created; `start` -> running; its end -> stopped; `delete` -> unknown
-again. All waiting is by events (pidfds, inotify, sockets), none by polling.
+Lifecycle of an id: `create` -> created; `start` -> running; its end -> stopped; `delete` ->
+unknown again. All waiting is by events (pidfds, inotify, sockets), none by polling.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +32,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: 64 hex digits.
-        directory: where the runtime keeps config.json, log, exit code and sockets; outlives the agent.
+        directory: where the runtime keeps config.json, log, exit code and sockets; it is made by
+            `create`, outlives the agent and must survive a reboot.
         spec: the OCI runtime configuration, complete.
         terminal: stdin, stdout and stderr are one terminal.
         stdin: stdin stays open for attachers.
@@ -58,7 +59,10 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What `adopt` found of a container after the agent was away."""
+    """What `adopt` found of a container after the agent was away.
+
+    Neither running nor with an exit: created and never started.
+    """
 
     pid: int
     running: bool
@@ -75,13 +79,53 @@ class ExecSpec(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool = False
 
 
+class BlockUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and operations of one kind (`read`, `write`, ...) on one device."""
+
+    major: int
+    minor: int
+    op: str
+    bytes: int = 0
+    operations: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's use of the host: nanoseconds of CPU, bytes of memory, processes.
+
+    Attributes:
+        memory_stat: the kernel's own names and numbers of `memory.stat`.
+        memory_limit: 0 without one. `pids_limit` likewise.
+    """
+
+    read_at: datetime
+    cpu_total: int = 0
+    cpu_user: int = 0
+    cpu_system: int = 0
+    cpu_periods: int = 0
+    cpu_throttled_periods: int = 0
+    cpu_throttled_time: int = 0
+    memory_usage: int = 0
+    memory_max_usage: int = 0
+    memory_limit: int = 0
+    memory_failures: int = 0
+    memory_stat: Mapping[str, int] = {}
+    pids: int = 0
+    pids_limit: int = 0
+    blocks: tuple[BlockUse, ...] = ()
+
+
 class Attachment(Protocol):
     """A live connection to the stdio of a container or exec.
 
-    Iterating gives (STDOUT or STDERR, bytes) until the process closes its output. The runtime always
-    drains conmon; an attacher that does not read is dropped (iteration ends) after a bounded
-    buffer, so that it can never stop the container.
+    Iterating gives (STDOUT or STDERR, bytes) until the process closes its output. The runtime
+    always drains conmon; an attacher that does not read is dropped (iteration ends) after a
+    bounded buffer, so that it can never stop the container.
     """
+
+    @property
+    def dropped(self) -> bool:
+        """It read too slowly and lost output; the log has all of it."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]: ...
 
@@ -94,7 +138,7 @@ class Attachment(Protocol):
         ...
 
     async def detach(self) -> None:
-        """Let go; the container is not disturbed."""
+        """Let go; the container is not disturbed, and its stdin stays open. Idempotent."""
         ...
 
 
@@ -120,7 +164,7 @@ class Runtime(Protocol):
     """
 
     async def create(self, bundle: Bundle) -> int:
-        """Create the container, not yet started; returns the pid of its init. All or nothing."""
+        """Create the container, not yet started; returns its init's pid. All or nothing."""
         ...
 
     async def start(self, container: str) -> datetime:
@@ -136,7 +180,10 @@ class Runtime(Protocol):
         ...
 
     async def delete(self, container: str) -> None:
-        """Forget an ended container: cgroups, runtime state; its directory stays. Idempotent."""
+        """Forget a container: cgroups, runtime state; its directory stays. Idempotent.
+
+        One that still runs is killed first.
+        """
         ...
 
     async def adopt(self, bundle: Bundle) -> Found | None:
@@ -152,6 +199,19 @@ class Runtime(Protocol):
     async def attach(self, container: str) -> Attachment: ...
 
     async def exec(self, container: str, spec: ExecSpec) -> ExecProcess: ...
+
+    async def probe(
+        self, container: str, process: Mapping[str, Any], timeout: float
+    ) -> tuple[int, bytes]:
+        """Run a short command inside, as health checks do: exit code, first 4096 bytes said.
+
+        Past `timeout` seconds it is killed, and the code is -1.
+        """
+        ...
+
+    async def stats(self, container: str) -> Stats:
+        """What its cgroup has used until now; a container that is not running is `Conflict`."""
+        ...
 
     async def pids(self, container: str) -> tuple[int, ...]:
         """Processes of the container, pids as the host sees them."""
