@@ -1,9 +1,9 @@
 """The container runtime as the engine sees it: between "what a container is" and "run it".
 
 The engine (`agent.engine`) decides names, defaults, restarts and what a person is shown; a
-runtime creates, starts, signals and deletes one container and keeps its exit code and its output
-while nobody looks. Drivers: `agent.runtime.oci` (runc under conmon). The contract suite is
-`tests/contract/test_runtime.py`.
+runtime creates, starts, signals and deletes one container and keeps its exit code and its
+output while nobody looks. Drivers: `agent.runtime.oci` (runc under conmon). The contract suite
+is `tests/contract/test_runtime.py`.
 
 Lifecycle of an id: `create` -> created; `start` -> running; its end -> stopped; `delete` ->
 unknown again. All waiting is by events (pidfds, inotify, sockets), none by polling.
@@ -32,8 +32,8 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: 64 hex digits.
-        directory: where the runtime keeps config.json, log, exit code and sockets; it is made by
-            `create`, outlives the agent and must survive a reboot.
+        directory: where the runtime keeps config.json, log, exit code and sockets; made by
+            `create`; outlives the agent and must survive a reboot.
         spec: the OCI runtime configuration, complete.
         terminal: stdin, stdout and stderr are one terminal.
         stdin: stdin stays open for attachers.

@@ -1,0 +1,1 @@
+"""The runtime driver that runs containers itself: runc under conmon."""
