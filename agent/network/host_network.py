@@ -1,0 +1,185 @@
+"""The host's network for its callers: the engine, the task workers, the agent's session.
+
+Blocking kernel work happens in one dedicated thread, in the order of the calls. A call that is
+cancelled is still completed there: after a cancelled `attach`, `detach`. Kernel state outlives
+this object and the process; the order after a restart is `start`, `set_mesh`, `set_ingress`
+(both from the agent's journal), then `adopt`, which makes it all real and sweeps what is left.
+Before `adopt` nothing that exists is touched.
+"""
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from agent.network import netns
+from agent.network.desired import Endpoint, IngressPort, Mesh, NetworkName, PortBinding
+from agent.network.instance import Instance
+from agent.network.plan import names_for
+from shoal.model.errors import ClusterError, FailedPrecondition
+
+_log = structlog.get_logger(__name__)
+_COMPARE_SECONDS = 10.0
+_DEBOUNCE_SECONDS = 0.2
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class HostNetwork:
+    """Bridges, mesh, published ports and containers' wiring of one host.
+
+    Args:
+        prefix: 1 to 6 characters that begin the name of every link of this instance; unique in
+            its network namespace.
+        local_subnet: of Docker's network `bridge`; its first address is the gateway.
+        namespace: the host's network namespace, if it is not that of this process.
+    """
+
+    def __init__(
+        self, *, prefix: str, local_subnet: IPv4Network, namespace: Path | None = None
+    ) -> None:
+        self._names = names_for(prefix)
+        self._local_subnet = local_subnet
+        self._namespace = namespace
+        self._executor: ThreadPoolExecutor | None = None
+        self._instance: Instance | None = None
+
+    async def start(self) -> None:
+        """Open; on a clean host also create, else wait for `adopt`. Idempotent."""
+        await self._open()
+        await self._call(self._running().begin)
+
+    async def stop(self) -> None:
+        """Close sockets and descriptors only: containers and rules live on. Idempotent."""
+        if self._executor is None:
+            return
+        if self._instance is not None:
+            await self._call(self._instance.close)
+        self._instance = None
+        self._executor.shutdown()
+        self._executor = None
+
+    async def destroy(self) -> None:
+        """Remove every kernel object of this instance, started or not, and stop."""
+        await self._open()
+        await self._call(self._running().destroy)
+        await self.stop()
+
+    async def attach(
+        self, container: str, network: NetworkName, ports: Sequence[PortBinding] = ()
+    ) -> Endpoint:
+        """Make a container's namespace, join it to a network and publish its ports.
+
+        Raises:
+            ResourceExhausted: no address is left.
+            FailedPrecondition: a port is taken, or the host has no mesh.
+            AlreadyExists: the container is attached.
+        """
+        return await self._call(self._running().attach, container, network, ports)
+
+    async def release_netns(self, container: str) -> None:
+        """Call when the runtime has joined the namespace. Idempotent."""
+        await self._call(self._running().release_netns, container)
+
+    async def detach(self, container: str) -> None:
+        """Give back address and ports, after the container's last process. Idempotent."""
+        await self._call(self._running().detach, container)
+
+    async def adopt(self, endpoints: Sequence[Endpoint]) -> None:
+        """After a restart: these are all containers there are. Sweeps anything else of ours."""
+        await self._call(self._running().adopt, endpoints)
+
+    async def set_mesh(self, mesh: Mesh | None) -> None:
+        """This host's part of the cluster's network; None where it has none (any more).
+
+        Raises:
+            FailedPrecondition: another subnet while tasks are attached to the old one.
+        """
+        await self._call(self._running().set_mesh, mesh)
+
+    async def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
+        """Replace the complete set of services' published ports, in one transaction.
+
+        Returns a sentence for each port that this host cannot publish because it is taken; it
+        is tried again at each repair.
+        """
+        return await self._call(self._running().set_ingress, entries)
+
+    async def repair(self) -> None:
+        """Compare the kernel with what is desired and put right what differs."""
+        await self._call(self._running().repair)
+
+    async def rules(self) -> str:
+        """Our nftables table as text, for people and tests."""
+        return await self._call(self._running().listing)
+
+    async def run(self) -> None:
+        """Repair after others' changes and every 10 s; runs in the owner's TaskGroup."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        filenos = self._running().filenos()
+        while True:
+            for fileno in filenos:
+                loop.add_reader(fileno, _notice, loop, filenos, changed)
+            try:
+                async with asyncio.timeout(_COMPARE_SECONDS):
+                    await changed.wait()
+                await asyncio.sleep(_DEBOUNCE_SECONDS)
+            except TimeoutError:
+                pass  # time for the periodic compare
+            finally:
+                for fileno in filenos:
+                    loop.remove_reader(fileno)
+            changed.clear()
+            try:
+                await self.repair()
+            except (OSError, ClusterError):
+                _log.exception("network repair failed")
+                await asyncio.sleep(1)
+
+    async def _open(self) -> None:
+        if self._instance is not None:
+            return
+        self._executor = ThreadPoolExecutor(1, f"network-{self._names.prefix}")
+        try:
+            if self._namespace is not None:
+                await self._call(_enter, self._namespace)
+            self._instance = await self._call(Instance, self._names, self._local_subnet)
+        except BaseException:
+            self._executor.shutdown()
+            self._executor = None
+            raise
+
+    def _running(self) -> Instance:
+        if self._instance is None:
+            raise FailedPrecondition("the host's network is not started")
+        return self._instance
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._executor, functools.partial(function, *args, **kwargs)
+        )
+
+
+def _notice(
+    loop: asyncio.AbstractEventLoop, filenos: tuple[int, int], changed: asyncio.Event
+) -> None:
+    """Wake `run` once; it reads again when it has drained the sockets."""
+    for fileno in filenos:
+        loop.remove_reader(fileno)
+    changed.set()
+
+
+def _enter(namespace: Path) -> None:
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        netns.enter(descriptor)
+    finally:
+        os.close(descriptor)
