@@ -13,7 +13,7 @@ import msgspec
 from msgspec import field
 
 from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
-from shoal.model.objects import Cluster, Config, Network, Node, Secret, Service, Task
+from shoal.model.objects import Cluster, Config, Network, Node, Secret, Service, ServiceVersion, Task
 
 
 class NodeTotals(msgspec.Struct, kw_only=True, gc=False):
@@ -59,6 +59,10 @@ class View(Protocol):
     def services(self) -> Iterable[Service]: ...
 
     def service_named(self, name: str) -> Service | None: ...
+
+    def versions_of_service(self, service: ServiceID) -> Sequence[ServiceVersion]:
+        """The stored specs of a service, also of one that is gone."""
+        ...
 
     def task(self, task: TaskID) -> Task | None: ...
 

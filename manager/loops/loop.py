@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from manager.store.commit import Outcome
 from manager.store.draft import Draft
 from manager.store.memory import Memory
 from manager.view import View
@@ -43,18 +44,11 @@ class Row(msgspec.Struct, frozen=True):
     decide: Callable[[View, str, datetime, IdSource], Decision]
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What became of a commit: its revision, and the groups (by position) that clashed."""
-
-    revision: int
-    clashed: frozenset[int] = frozenset()
-
-
 class Committer(Protocol):
     """Writes groups guarded by the versions they were decided on and by the leader's epoch."""
 
     async def commit(self, groups: Sequence[Group]) -> Outcome:
-        """Write; raises `Unavailable` where nothing, or not everything, is known to be written."""
+        """Write; raises `Unavailable` where not everything is known to be written."""
         ...
 
 

@@ -21,6 +21,7 @@ from shoal.model.objects import (
     Node,
     Secret,
     Service,
+    ServiceVersion,
     StoredObject,
     Task,
 )
@@ -31,6 +32,7 @@ CLUSTER = ROOT + "cluster"
 TABLES: dict[type, str] = {
     Node: "node",
     Service: "service",
+    ServiceVersion: "spec",
     Task: "task",
     Network: "network",
     Secret: "secret",

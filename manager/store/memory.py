@@ -16,6 +16,7 @@ from manager.store import keys
 from manager.store.codec import TaskRecord, decode, join_task
 from manager.store.tables import Tables
 from shoal.model.changes import Event
+from shoal.model.ids import ServiceID
 from shoal.model.objects import (
     Cluster,
     Config,
@@ -26,6 +27,7 @@ from shoal.model.objects import (
     Object,
     Secret,
     Service,
+    ServiceVersion,
     StoredObject,
     TaskStatus,
 )
@@ -156,7 +158,7 @@ class Memory(Tables):
             self._parts[entry.key] = Part(decode(entry.value, kind), entry.mod_revision)
         match table:
             case "spec":
-                return None
+                return self._rejoin(identity, self._version(identity))
             case "task" | "status":
                 return self._rejoin(identity, self._task(identity))
             case "node" | "describe" | "session":
@@ -181,6 +183,20 @@ class Memory(Tables):
         if before is None and thing is None:
             return None
         return Event(before=before, after=thing)
+
+    def _version(self, identity: str) -> StoredObject | None:
+        part = self._parts.get(f"{keys.ROOT}spec/{identity}")
+        if part is None:
+            return None
+        service, _, number = identity.rpartition("/")
+        return ServiceVersion(
+            id=identity,
+            service_id=ServiceID(service),
+            number=int(number),
+            spec=part.record,
+            version=part.revision,
+            guard=part.revision,
+        )
 
     def _task(self, identity: str) -> StoredObject | None:
         main = self._parts.get(keys.ROOT + "task/" + identity)

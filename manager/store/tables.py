@@ -17,6 +17,7 @@ from shoal.model.objects import (
     Node,
     Secret,
     Service,
+    ServiceVersion,
     StoredObject,
     Task,
 )
@@ -60,18 +61,12 @@ def _index_keys(thing: StoredObject) -> list[tuple[str, str]]:
             if thing.status.state <= TaskState.PENDING and thing.wanted:
                 found.append(("pending", ""))
             return found
+        case ServiceVersion():
+            return [("version of", thing.service_id)]
         case Service():
             return [("service", ""), ("name", thing.spec.name)]
-        case Node():
-            return [("node", "")]
-        case Network():
-            return [("network", "")]
-        case Secret():
-            return [("secret", "")]
-        case Config():
-            return [("config", "")]
-        case Cluster():
-            return [("cluster", "")]
+        case _:
+            return [(type(thing).__name__.lower(), "")]
 
 
 class Tables:
@@ -136,6 +131,9 @@ class Tables:
     def service_named(self, name: str) -> Service | None:
         found = self.bucket("name", name)
         return cast("Service", found[0]) if found else None
+
+    def versions_of_service(self, service: ServiceID) -> Sequence[ServiceVersion]:
+        return self.bucket("version of", service)
 
     def task(self, task: TaskID) -> Task | None:
         return self._typed(task, Task)

@@ -186,6 +186,15 @@ class Service(Object, frozen=True, kw_only=True, gc=False):
     registry_auth: bytes = b""  # sealed
 
 
+class ServiceVersion(Object, frozen=True, kw_only=True, gc=False):
+    """A spec tasks are made from; written with its service, reaped after its last task."""
+
+    id: str  # "<service id>/<number>"
+    service_id: ServiceID
+    number: int
+    spec: ServiceSpec
+
+
 class ContainerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The container of a task, as its agent reports it."""
 
@@ -292,4 +301,4 @@ class Config(Object, frozen=True, kw_only=True, gc=False):
     templating: str = ""
 
 
-StoredObject = Cluster | Node | Service | Task | Network | Secret | Config
+StoredObject = Cluster | Node | Service | ServiceVersion | Task | Network | Secret | Config

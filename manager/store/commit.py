@@ -1,0 +1,225 @@
+"""Groups of changes to guarded transactions: the only way objects are written.
+
+Groups of one commit that touch the same object become one (a task that was created and then
+assigned is written once). Each change compares the revision it was decided on, each guard key
+that is taken must be free, each object that is referred to must exist, each object that is
+deleted must not be referred to; the leader's writes also compare the epoch. Groups are packed
+into transactions by operations and bytes, never split. Any prefix of the groups is a correct
+state. When a transaction clashes its groups are tried in halves, so that only the clashing ones
+are decided again.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from manager.store import keys
+from manager.store.codec import encode, encode_object
+from manager.store.kv import (
+    KV,
+    Compare,
+    CreateRevisionIs,
+    DeleteRange,
+    ModRevisionIs,
+    Op,
+    Prefix,
+    Put,
+)
+from manager.store.memory import Memory
+from shoal.model.changes import Change, Create, Delete, Group
+from shoal.model.objects import Config, Network, Node, Secret, Service, StoredObject, Task
+
+# etcd's default limit of 128 operations counts compares and operations of one branch apart;
+# these stay well below the limits that our own members run with (DESIGN rule 8).
+MAX_OPS = 2000
+MAX_BYTES = 1_500_000
+NEVER = 1 << 62  # a revision that no key has: the compare fails
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a commit: its revision, and the groups (by position) that clashed."""
+
+    revision: int
+    clashed: frozenset[int] = frozenset()
+
+
+class Prepared(msgspec.Struct):
+    """Merged groups as compares and operations, and the positions of the groups in them."""
+
+    origins: tuple[int, ...]
+    compares: list[Compare]
+    ops: list[Op]
+
+    @property
+    def size(self) -> int:
+        """Bytes of keys and values, roughly as on the wire."""
+        return sum(len(op.key) + len(op.value) + 16 for op in self.ops if isinstance(op, Put))
+
+    @property
+    def count(self) -> int:
+        return max(len(self.compares), len(self.ops))
+
+
+class Commit:
+    """Writes decisions. One instance a writer: the leader's carries its epoch.
+
+    Args:
+        kv: the store.
+        memory: the fed copy that the changes were decided on.
+        epoch: (leader key, its create revision) that must still hold, None for users' writes.
+    """
+
+    def __init__(self, kv: KV, memory: Memory, epoch: tuple[bytes, int] | None = None) -> None:
+        self._kv = kv
+        self._memory = memory
+        self._fence: list[Compare] = (
+            [CreateRevisionIs(epoch[0], epoch[1])] if epoch is not None else []
+        )
+
+    async def commit(self, groups: Sequence[Group], mutation: Put | None = None) -> Outcome:
+        """Write the groups in order; `mutation` is put in the same transaction as the first.
+
+        Raises `Unavailable` where nothing, or not everything, is known to be written: memory
+        shows after a barrier what was. A lost epoch shows as a clash of every group.
+        """
+        prepared = [self._prepare(where, changes) for where, changes in merge(groups)]
+        if mutation is not None:
+            prepared[0].ops.append(mutation)
+        revision = 0
+        clashed: set[int] = set()
+        for batch in _batches(prepared):
+            revision = max(revision, await self._write(batch, clashed))
+        return Outcome(revision, frozenset(clashed))
+
+    async def _write(self, batch: Sequence[Prepared], clashed: set[int]) -> int:
+        """Write the batch or, if it clashes, its halves; the revision of what was written."""
+        compares = [*self._fence, *(c for one in batch for c in one.compares)]
+        ops = [op for one in batch for op in one.ops]
+        result = await self._kv.txn(tuple(compares), tuple(ops))
+        if result.succeeded:
+            return result.revision
+        if len(batch) == 1:
+            clashed.update(batch[0].origins)
+            return result.revision
+        middle = len(batch) // 2
+        first = await self._write(batch[:middle], clashed)
+        return max(first, await self._write(batch[middle:], clashed))
+
+    def _prepare(self, origins: tuple[int, ...], changes: Iterable[Change]) -> Prepared:
+        prepared = Prepared(origins, [], [])
+        for change in changes:
+            self._add(prepared, change)
+        return prepared
+
+    def _add(self, into: Prepared, change: Change) -> None:
+        thing = change.object
+        key = keys.object_key(thing).encode()
+        before = self._memory.find(thing.id)
+        held = keys.guard_keys(before) if before is not None else frozenset()
+        wanted: frozenset[str] = frozenset()
+        into.compares.append(
+            ModRevisionIs(key, 0 if isinstance(change, Create) else thing.guard)
+        )
+        if isinstance(change, Delete):
+            into.ops.extend(DeleteRange(name) for name in _stored_under(thing, key))
+            into.compares.extend(_unreferred(thing))
+        else:
+            into.ops.append(Put(key, encode_object(thing)))
+            wanted = keys.guard_keys(thing)
+            into.ops.extend(_specs(thing, before))
+            into.compares.extend(self._referents(thing, before))
+        for guard in sorted(wanted - held):
+            into.compares.append(CreateRevisionIs(guard.encode(), 0))
+            into.ops.append(Put(guard.encode(), thing.id.encode()))
+        into.ops.extend(DeleteRange(guard.encode()) for guard in sorted(held - wanted))
+
+    def _referents(self, thing: StoredObject, before: StoredObject | None) -> Iterable[Compare]:
+        """What a service newly refers to must be there as memory knows it."""
+        if not isinstance(thing, Service):
+            return
+        known = keys.references(before) if isinstance(before, Service) else {}
+        for key in sorted(keys.references(thing)):
+            if key not in known:
+                part = self._memory.part(key)
+                yield ModRevisionIs(key.encode(), part.revision if part is not None else NEVER)
+
+
+def merge(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[Change, ...]]]:
+    """Groups that share an object made one, with one change an object; in order.
+
+    Returns (positions of the groups, changes). A creation that is deleted again vanishes.
+    """
+    root = list(range(len(groups)))
+
+    def find(position: int) -> int:
+        while root[position] != position:
+            position = root[position]
+        return position
+
+    home: dict[str, int] = {}
+    for position, group in enumerate(groups):
+        for change in group.changes:
+            a, b = find(home.setdefault(change.object.id, position)), find(position)
+            root[max(a, b)] = min(a, b)
+    members: dict[int, list[int]] = {}
+    for position in range(len(groups)):
+        members.setdefault(find(position), []).append(position)
+    return [
+        (tuple(together), fold(c for p in together for c in groups[p].changes))
+        for _, together in sorted(members.items())
+    ]
+
+
+def fold(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """One change an object: the last state, guarded as the first change was."""
+    first: dict[str, Change] = {}
+    last: dict[str, Change] = {}
+    for change in changes:
+        first.setdefault(change.object.id, change)
+        last[change.object.id] = change
+    found: list[Change] = []
+    for identity, change in last.items():
+        if not isinstance(first[identity], Create):
+            found.append(change)
+        elif not isinstance(change, Delete):
+            found.append(Create(change.object))
+    return tuple(found)
+
+
+def _stored_under(thing: StoredObject, key: bytes) -> Iterable[bytes]:
+    """All keys of an object, its guard keys apart."""
+    yield key
+    if isinstance(thing, Task):
+        yield keys.status_key(thing.id).encode()
+    if isinstance(thing, Node):
+        yield keys.describe_key(thing.id).encode()
+        yield keys.session_key(thing.id).encode()
+
+
+def _specs(thing: StoredObject, before: StoredObject | None) -> Iterable[Op]:
+    """A service's new spec version, written beside it for its tasks to refer to."""
+    if isinstance(thing, Service) and not (
+        isinstance(before, Service) and before.spec_version == thing.spec_version
+    ):
+        yield Put(keys.spec_key(thing.id, thing.spec_version).encode(), encode(thing.spec))
+
+
+def _unreferred(thing: StoredObject) -> Iterable[Compare]:
+    """What is deleted must not be referred to."""
+    if isinstance(thing, Network | Secret | Config):
+        prefix = keys.reference_prefix(keys.TABLES[type(thing)], thing.id)
+        yield CreateRevisionIs(Prefix(prefix.encode()), 0)
+
+
+def _batches(prepared: Sequence[Prepared]) -> Iterable[list[Prepared]]:
+    batch: list[Prepared] = []
+    count = size = 0
+    for group in prepared:
+        if batch and (count + group.count > MAX_OPS or size + group.size > MAX_BYTES):
+            yield batch
+            batch, count, size = [], 0, 0
+        batch.append(group)
+        count += group.count
+        size += group.size
+    if batch:
+        yield batch
