@@ -1,7 +1,7 @@
 """Where a container's cgroup lies and what it used: cgroup v1, hybrid and v2 behind one face.
 
 runc makes the cgroups and writes the limits; this module finds them, reads them, moves conmon,
-and removes what is left. On a hybrid host the controllers are v1's and `unified` is a label only.
+and removes what is left. On a hybrid host the controllers are v1's, `unified` is a label only.
 The driver `agent.runtime.oci.runtime` calls it; the engine asks `detect` for its bundles.
 """
 
@@ -129,6 +129,13 @@ def remove(cgroups: Hierarchies, path: str) -> bool:
                     Path(place).rmdir()
             gone = gone and not directory.exists()
     return gone
+
+
+def frozen(cgroups: Hierarchies, path: str) -> bool:
+    """Whether its processes are paused."""
+    if cgroups.v2:
+        return _text(cgroups.directory("unified", path) / "cgroup.freeze").strip() == "1"
+    return _text(cgroups.directory("freezer", path) / "freezer.state").strip() == "FROZEN"
 
 
 def oom_kills(cgroups: Hierarchies, path: str) -> int:

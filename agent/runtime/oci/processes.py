@@ -1,6 +1,7 @@
 """Processes that are not our children, told apart safely: by pid and start time, by pidfd.
 
-A pid alone may have passed on to another process while the agent was away. Called by the driver.
+A pid alone may have passed on to another process while the agent was away. Called by the
+driver.
 """
 
 import asyncio

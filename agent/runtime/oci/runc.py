@@ -1,8 +1,8 @@
 """The runc program: one method a command, its errors as ours.
 
 Starting and deleting have short cuts that spare a process of 5 ms each (exec.fifo; cgroups and
-state removed by hand); they lean on runc's private state and fall back to the command. Called by
-the driver and its execs only.
+state removed by hand); they lean on runc's private state and fall back to the command. Called
+by the driver and its execs only.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Runc:
         self.root = root
 
     def state(self, container: str) -> Path:
-        """runc's directory of a container."""
+        """The state directory of a container."""
         return self.root / container
 
     async def start(self, container: str) -> None:
