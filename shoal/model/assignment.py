@@ -60,12 +60,19 @@ class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     peers: tuple[Peer, ...] = ()
 
 
+class Backend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Where a running task answers, as any host of the mesh can reach it."""
+
+    address: str
+    port: int
+
+
 class IngressPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A published port of the cluster and the running tasks behind it, as (address, port)."""
+    """A published port of the cluster and the running tasks behind it."""
 
     protocol: str
     published: int
-    backends: tuple[tuple[str, int], ...] = ()
+    backends: tuple[Backend, ...] = ()
 
 
 class ManagerAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -75,6 +82,18 @@ class ManagerAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     address: str
 
 
+class IngressSet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All published ports of the cluster."""
+
+    ports: tuple[IngressPort, ...] = ()
+
+
+class ManagerSet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All managers of the cluster."""
+
+    managers: tuple[ManagerAddress, ...] = ()
+
+
 class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The complete set for one node."""
 
@@ -82,13 +101,16 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     secrets: Mapping[str, Payload] = field(default_factory=dict)
     configs: Mapping[str, Payload] = field(default_factory=dict)
     mesh: MeshPart = MeshPart()
-    ingress: tuple[IngressPort, ...] = ()
-    managers: tuple[ManagerAddress, ...] = ()
+    ingress: IngressSet = IngressSet()
+    managers: ManagerSet = ManagerSet()
     role: str = "worker"
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """From one set to the next. None in `mesh`, `ingress`, `managers`, `role` is unchanged."""
+    """From one set to the next; a complete set is the difference from nothing.
+
+    None in `mesh`, `ingress`, `managers` and `role` means unchanged.
+    """
 
     tasks: tuple[AssignedTask, ...] = ()
     removed_tasks: tuple[TaskID, ...] = ()
@@ -97,8 +119,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     configs: tuple[Payload, ...] = ()
     removed_configs: tuple[str, ...] = ()
     mesh: MeshPart | None = None
-    ingress: tuple[IngressPort, ...] | None = None
-    managers: tuple[ManagerAddress, ...] | None = None
+    ingress: IngressSet | None = None
+    managers: ManagerSet | None = None
     role: str | None = None
 
 
