@@ -1,1 +1,4 @@
-"""The replicated store: etcd below, objects above, and the leader that may decide."""
+"""The replicated store: etcd behind a byte-level seam, and what is built on that seam.
+
+`kv` is the seam. Nothing above `manager.store` knows etcd, leases or transactions by name.
+"""
