@@ -120,10 +120,8 @@ def cable_is_up(plan: SandboxPlan, host: HostPlan) -> bool:
     return "UP" in json.loads(shown.stdout)[0]["flags"]
 
 
-def _in_link(plan: SandboxPlan, script: str) -> str:
-    return _call(
-        "ip", "netns", "exec", plan.link_netns, "nft", "-j", "-a", "-f", "-", stdin=script
-    )
+def _in_link(plan: SandboxPlan, script: str) -> None:
+    _call("ip", "netns", "exec", plan.link_netns, "nft", "-f", "-", stdin=script)
 
 
 def drop_between(plan: SandboxPlan, one: HostPlan, other: HostPlan) -> None:

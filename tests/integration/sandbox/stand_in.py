@@ -16,19 +16,23 @@ import sys
 import time
 from pathlib import Path
 
+from typing_extensions import override
+
 from shoal.cli.sandbox import cgroups
 
 
 class Ping(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"OK")
 
+    @override
     def log_message(self, *_: object) -> None:
         return
 
+    @override
     def address_string(self) -> str:
         return "unix"
 
