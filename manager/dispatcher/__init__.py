@@ -1,0 +1,1 @@
+"""Agents' sessions: what each node is told, what it reports, and whether it is heard of."""
