@@ -78,6 +78,8 @@ def port_changes(plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
             continue
         if link.master != bridge.index or not link.up:
             requests.append(rt.set_link(link.name, link.index, master=bridge.index))
+        if link.master != bridge.index or not link.hairpin:
+            requests.append(rt.set_hairpin(link.name))
     return requests
 
 

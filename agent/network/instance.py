@@ -5,7 +5,7 @@ another's halves. Desired state is kept here in memory only; the caller's record
 `adopt`. Links go by `apply`, rules by `nftables` and `nft`, containers by `wiring`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -13,6 +13,7 @@ import structlog
 
 from agent.network import rtnetlink as rt
 from agent.network.apply import Applier
+from agent.network.conntrack import forget_stale
 from agent.network.desired import (
     Endpoint,
     IngressPort,
@@ -22,7 +23,7 @@ from agent.network.desired import (
     Protocol,
 )
 from agent.network.endpoints import AddressPool, mac_of
-from agent.network.netlink import Channel
+from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.nft import Nft
 from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
 from agent.network.plan import Names, check_mesh, make_plan
@@ -38,6 +39,7 @@ from shoal.model.errors import (
 )
 
 _log = structlog.get_logger(__name__)
+_UdpTargets = Mapping[int, frozenset[tuple[str, int]]]
 _Ingress = tuple[Protocol, int]
 
 
@@ -51,6 +53,7 @@ class Instance:
         self._applier = Applier(names, self._channel)
         self._nft = Nft()
         self._watch = Watch(names)
+        self._flows = Channel(NETLINK_NETFILTER)
         self._held = HeldPorts()
         self._namespaces = Namespaces()
         self._endpoints: dict[str, Endpoint] = {}
@@ -260,6 +263,7 @@ class Instance:
         self._namespaces.close()
         self._held.close()
         self._watch.close()
+        self._flows.close()
         self._nft.close()
         self._channel.close()
 
@@ -280,6 +284,7 @@ class Instance:
             self._endpoints.values(),
             self._held_ingress(),
         )
+        old = self._ruleset
         before = self._watch.generation()
         if self._watch.rules_changed():
             self._ruleset = None
@@ -294,7 +299,14 @@ class Instance:
         self._watch.rules_changed()  # our own doing
         if self._watch.generation() == before + 1:
             self._ruleset = new
-        # else somebody changed rules meanwhile, perhaps ours: the next pass replaces all
+        self._forget_flows(old.udp_targets if old is not None else {}, new.udp_targets)
+        # else: somebody changed rules meanwhile, perhaps ours: the next pass replaces all
+
+    def _forget_flows(self, old: _UdpTargets, new: _UdpTargets) -> None:
+        """UDP flows to ports that changed go to their new backends."""
+        changed = {port for port, _ in old.items() ^ new.items()}
+        if changed:
+            forget_stale(self._flows, {port: new.get(port, frozenset()) for port in changed})
 
     def _held_ingress(self) -> Iterable[IngressPort]:
         return [

@@ -34,12 +34,14 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
         base: base chain or subchain -> its lines; the same names in every ruleset.
         chains: chain of a published port -> its rule.
         elements: set or map -> key -> value ("" in a set).
+        udp_targets: published UDP port -> where flows to it may go.
     """
 
     table: str
     base: Mapping[str, tuple[str, ...]]
     chains: Mapping[str, str]
     elements: Mapping[str, Mapping[str, str]]
+    udp_targets: Mapping[int, frozenset[tuple[str, int]]]
 
 
 def make_ruleset(
@@ -51,13 +53,15 @@ def make_ruleset(
 ) -> Ruleset:
     """Derive the table; the same input gives the same table, in the same order."""
     chains: dict[str, str] = {}
+    udp: dict[int, set[tuple[str, int]]] = {}
     elements: dict[str, dict[str, str]] = {name: {} for name in _SETS}
     for endpoint in endpoints:
         for binding in endpoint.ports:
             chain = _binding_chain(binding)
-            chains[chain] = _dnat(
-                binding.protocol, [(endpoint.address, binding.container_port)]
-            )
+            target = (endpoint.address, binding.container_port)
+            chains[chain] = _dnat(binding.protocol, [target])
+            if binding.protocol == "udp":
+                udp.setdefault(binding.host_port, set()).add(target)
             key = f"{binding.protocol} . {binding.host_port}"
             if binding.host_ip == ANY_ADDRESS:
                 elements["ports"][key] = f"goto {chain}"
@@ -67,6 +71,8 @@ def make_ruleset(
     for entry in ingress:
         key = f"{entry.protocol} . {entry.published_port}"
         reachable = _reachable(reach, entry)
+        if entry.protocol == "udp":
+            udp.setdefault(entry.published_port, set()).update(reachable)
         if reachable:
             chain = f"i_{entry.protocol}_{entry.published_port}"
             chains[chain] = _dnat(entry.protocol, reachable)
@@ -79,6 +85,7 @@ def make_ruleset(
         table=names.table,
         base=_base(names, local_subnet, mesh),
         chains=dict(sorted(chains.items())),
+        udp_targets={port: frozenset(targets) for port, targets in sorted(udp.items())},
         elements={name: dict(sorted(keys.items())) for name, keys in elements.items()},
     )
 
@@ -183,7 +190,8 @@ def _source_rewriting(bridge: str, ours: str, subnet: IPv4Network) -> tuple[str,
     gateway = gateway_of(subnet)
     return (
         f"oifname {bridge} ip saddr 127.0.0.0/8 snat ip to {gateway}",
-        f"iifname {bridge} oifname {bridge} ct status dnat snat ip to {gateway}",
+        # by subnet, not iifname: with bridge netfilter on, this hook knows no input device
+        f"ip saddr {subnet} oifname {bridge} ct status dnat snat ip to {gateway}",
         f"ip saddr {subnet} oifname != {ours} masquerade",
     )
 

@@ -51,6 +51,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     mac: str
     master: int
+    hairpin: bool = False
     vni: int = 0
     port: int = 0
     local: str = ""
@@ -130,6 +131,17 @@ def set_link(
     if master is not None:
         body += u32(10, master)
     return Request(f"set link {name}", NEWLINK, 0, body, (errno.ENODEV,))
+
+
+def set_hairpin(name: str) -> Request:
+    """Let a bridge send a frame back where it came from.
+
+    With bridge netfilter on (the default where the module is loaded) a container that reaches
+    itself by a published port needs that: the frame is then rewritten on the bridge.
+    """
+    slave = nested(18, text(4, "bridge"), nested(5, attribute(4, b"\1")))
+    body = _link() + text(3, name) + slave
+    return Request(f"set hairpin on {name}", NEWLINK, 0, body, (errno.ENODEV,))
 
 
 def delete_link(name: str) -> Request:
@@ -236,6 +248,7 @@ def parse_link(message: Message) -> Link:
     found = attributes(message.body, _LINK.size)
     about = attributes(found.get(18, b""), 0)
     kind = about.get(1, b"").rstrip(b"\0").decode()
+    port = attributes(about.get(5, b""), 0) if about.get(4, b"") == b"bridge\0" else {}
     data = attributes(about.get(2, b""), 0) if kind == "vxlan" else {}
     return Link(
         index=index,
@@ -245,6 +258,7 @@ def parse_link(message: Message) -> Link:
         mtu=_number(found.get(4)),
         mac=found.get(1, b"").hex(":"),
         master=_number(found.get(10)),
+        hairpin=port.get(4) == b"\1",
         vni=_number(data.get(1)),
         port=int.from_bytes(data.get(15, b""), "big"),
         local=socket.inet_ntoa(data[4]) if 4 in data else "",

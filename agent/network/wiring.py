@@ -62,14 +62,17 @@ def wire(
     outer: Channel, inner: Channel, name: str, bridge: rt.Link, endpoint: Endpoint, netns: int
 ) -> None:
     """Join a namespace to a bridge and give it address and default route."""
-    new = rt.new_veth(name, bridge.index, bridge.mtu, endpoint.mac, netns)
+    new = [
+        rt.new_veth(name, bridge.index, bridge.mtu, endpoint.mac, netns),
+        rt.set_hairpin(name),
+    ]
     try:
-        outer.apply([new])
+        outer.apply(new)
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
         # the link of the address's last owner has not vanished yet
-        outer.apply([rt.delete_link(name), new])
+        outer.apply([rt.delete_link(name), *new])
     index = rt.parse_link(inner.get(*rt.link_named("eth0"))).index
     inner.apply(
         [
