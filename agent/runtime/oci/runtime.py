@@ -1,13 +1,12 @@
 """The default runtime driver: containers by runc under conmon, followed by pidfds.
 
 What must outlive the agent is in the bundle's directory: `state.json` (which processes it is,
-of which boot), conmon's exit file, the log. Everything here is only the running agent's knowledge
-of it. Making the bundle is the engine's (`agent.runtime.oci.bundle`), mounting the root file
+of which boot), conmon's exit file, the log. Everything here is only the running agent's
+knowledge of it. Making the bundle is the engine's (`agent.runtime.oci.bundle`), mounting the root file
 system `agent.runtime.oci.rootfs`'s. Made by the composition root; used through `Runtime`.
 """
 
 import asyncio
-import contextlib
 import shutil
 import signal
 from collections.abc import Mapping
@@ -123,16 +122,23 @@ class OciRuntime:
             container.close()
         self._containers.clear()
 
+    def containers(self) -> tuple[str, ...]:
+        """Ids of all that were created or adopted and not deleted."""
+        return tuple(self._containers)
+
     async def create(self, bundle: Bundle) -> int:
         if bundle.id in self._containers:
             raise AlreadyExists(f"container {bundle.id} is already created")
         container = self._containers[bundle.id] = _Container(bundle)
-        making = self._group.create_task(self._create(bundle, container), name="create")
+        making = self._group.create_task(self._try(bundle, container), name="create")
         try:
-            return await asyncio.shield(making)
+            outcome = await asyncio.shield(making)
         except asyncio.CancelledError:
             self._group.create_task(self._undo(making, bundle.id), name="undo create")
             raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def start(self, container: str) -> datetime:
         held = self._known(container)
@@ -266,6 +272,13 @@ class OciRuntime:
         self._running(container)
         await self._runc.update(container, resources)
 
+    async def _try(self, bundle: Bundle, held: _Container) -> int | Exception:
+        """Create; a failure is the caller's and must not end the group of all containers."""
+        try:
+            return await self._create(bundle, held)
+        except Exception as error:  # noqa: BLE001 - raised again by `create`
+            return error
+
     async def _create(self, bundle: Bundle, held: _Container) -> int:
         try:
             async with self._gate:
@@ -285,9 +298,8 @@ class OciRuntime:
             raise
         return pid
 
-    async def _undo(self, making: asyncio.Task[int], container: str) -> None:
-        with contextlib.suppress(Exception):  # it failed by itself and left nothing
-            await making
+    async def _undo(self, making: asyncio.Task[int | Exception], container: str) -> None:
+        await making
         await self.delete(container)
 
     async def _made(self, started: conmon.Conmon) -> int:
