@@ -22,7 +22,7 @@ from agent.network import netns
 from agent.network.desired import Endpoint, IngressPort, Mesh, NetworkName, PortBinding
 from agent.network.instance import Instance
 from agent.network.plan import names_for
-from shoal.model.errors import ClusterError, FailedPrecondition
+from shoal.model.errors import ClusterError, FailedPrecondition, Internal
 
 _log = structlog.get_logger(__name__)
 _COMPARE_SECONDS = 10.0
@@ -139,7 +139,7 @@ class HostNetwork:
             changed.clear()
             try:
                 await self.repair()
-            except (OSError, ClusterError):
+            except ClusterError:
                 _log.exception("network repair failed")
                 await asyncio.sleep(1)
 
@@ -163,9 +163,11 @@ class HostNetwork:
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, functools.partial(function, *args, **kwargs)
-        )
+        work = functools.partial(function, *args, **kwargs)
+        try:
+            return await loop.run_in_executor(self._executor, work)
+        except OSError as error:
+            raise Internal(f"the host's network cannot be changed: {error}") from error
 
 
 def _notice(

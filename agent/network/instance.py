@@ -34,7 +34,6 @@ from shoal.model.errors import (
     AlreadyExists,
     ClusterError,
     FailedPrecondition,
-    Internal,
     InvalidArgument,
 )
 
@@ -120,9 +119,6 @@ class Instance:
             self._wire(endpoint)
             if ports:
                 self._apply_rules()
-        except OSError as error:
-            self.detach(container)
-            raise Internal(f"cannot attach container {container}: {error}") from error
         except BaseException:
             self.detach(container)
             raise

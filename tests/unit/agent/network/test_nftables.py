@@ -1,0 +1,103 @@
+"""The table's text: what is in it, and that a change touches only what changed."""
+
+from ipaddress import IPv4Network
+
+from msgspec.structs import replace
+
+from agent.network.desired import Backend, Endpoint, IngressPort, Mesh, Peer, PortBinding
+from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
+from agent.network.plan import names_for
+
+NAMES = names_for("sh0")
+LOCAL = IPv4Network("172.29.0.0/16")
+MESH = Mesh(
+    subnet="10.0.1.0/24",
+    underlay="192.0.2.1",
+    peers=(Peer(node="b", underlay="192.0.2.2", subnet="10.0.2.0/24"),),
+)
+WEB = Endpoint(
+    container="web",
+    network="bridge",
+    address="172.29.0.2",
+    ports=(
+        PortBinding(container_port=80, host_port=8080),
+        PortBinding(protocol="udp", container_port=53, host_port=53, host_ip="127.0.0.1"),
+    ),
+)
+
+
+def entry(port: int, *addresses: str, protocol: str = "tcp") -> IngressPort:
+    backends = tuple(Backend(address=each, port=80) for each in addresses)
+    assert protocol in ("tcp", "udp", "sctp")
+    return IngressPort(protocol=protocol, published_port=port, backends=backends)  # type: ignore[arg-type]
+
+
+def rules(*entries: IngressPort, mesh: Mesh | None = MESH) -> Ruleset:
+    return make_ruleset(NAMES, LOCAL, mesh, [WEB], entries)
+
+
+def test_published_ports_lead_to_their_container() -> None:
+    made = rules()
+    assert made.chains == {
+        "p_tcp_8080": "meta l4proto tcp dnat ip to 172.29.0.2:80",
+        "p_udp_53_7f000001": "meta l4proto udp dnat ip to 172.29.0.2:53",
+    }
+    assert made.elements["ports"] == {"tcp . 8080": "goto p_tcp_8080"}
+    assert made.elements["bound"] == {"127.0.0.1 . udp . 53": "goto p_udp_53_7f000001"}
+    assert made.udp_targets == {53: frozenset({("172.29.0.2", 53)})}
+
+
+def test_ingress_spreads_over_reachable_backends_only() -> None:
+    made = rules(entry(9000, "10.0.2.5", "10.0.1.5", "10.0.9.5", "10.0.1.5"))
+    assert made.chains["i_tcp_9000"] == (
+        "meta l4proto tcp dnat ip to numgen random mod 2 "
+        "map { 0 : 10.0.1.5 . 80, 1 : 10.0.2.5 . 80 }"
+    )
+
+
+def test_ingress_without_a_backend_or_mesh_refuses() -> None:
+    assert rules(entry(9000)).elements["refused"] == {"tcp . 9000": ""}
+    assert rules(entry(9000, "10.0.1.5"), mesh=None).elements["refused"] == {"tcp . 9000": ""}
+    assert rules(entry(53, "10.0.1.5", protocol="udp")).udp_targets[53] == frozenset(
+        {("172.29.0.2", 53), ("10.0.1.5", 80)}
+    )
+
+
+def test_no_difference_is_no_text() -> None:
+    assert difference(rules(entry(9000, "10.0.1.5")), rules(entry(9000, "10.0.1.5"))) == ""
+
+
+def test_difference_touches_only_what_changed() -> None:
+    old = rules(entry(9000, "10.0.1.5"), entry(9001, "10.0.1.6"), entry(9002))
+    new = rules(entry(9000, "10.0.1.7"), entry(9002, "10.0.1.8"))
+    assert difference(old, new).splitlines() == [
+        "delete element inet shoal_sh0 ports { tcp . 9001 : goto i_tcp_9001 }",
+        "delete element inet shoal_sh0 refused { tcp . 9002 }",
+        "delete chain inet shoal_sh0 i_tcp_9001",
+        "flush chain inet shoal_sh0 i_tcp_9000",
+        "add rule inet shoal_sh0 i_tcp_9000 meta l4proto tcp dnat ip to 10.0.1.7:80",
+        "add chain inet shoal_sh0 i_tcp_9002",
+        "add rule inet shoal_sh0 i_tcp_9002 meta l4proto tcp dnat ip to 10.0.1.8:80",
+        "add element inet shoal_sh0 ports { tcp . 9002 : goto i_tcp_9002 }",
+    ]
+
+
+def test_a_new_peer_changes_one_set_and_a_new_mesh_no_hook() -> None:
+    peers = (*MESH.peers, Peer(node="c", underlay="192.0.2.3", subnet="10.0.3.0/24"))
+    assert difference(rules(), rules(mesh=replace(MESH, peers=peers))) == (
+        "add element inet shoal_sh0 peers { 192.0.2.3 }\n"
+    )
+    text = difference(rules(mesh=None), rules())
+    assert "flush chain inet shoal_sh0 postrouting\n" in text
+    assert "type nat hook" not in text
+
+
+def test_nothing_ever_deletes_the_table_or_a_base_chain() -> None:
+    old = rules(entry(9000, "10.0.1.5"))
+    text = replacement(rules(mesh=None), [*old.base, *old.chains, "unknown"])
+    deleted = [line for line in text.splitlines() if line.startswith("delete")]
+    assert deleted == [
+        "delete chain inet shoal_sh0 i_tcp_9000",
+        "delete chain inet shoal_sh0 unknown",
+    ]
+    assert text.index("flush table") < text.index("delete chain")
