@@ -1,0 +1,107 @@
+"""What is kept of a container on disk, so that a restarted agent knows it again.
+
+One `container.json` a container, replaced whole by rename. Never secrets: environment and
+commands are the user's own words, files that hold secrets are mounted from elsewhere. Written
+by `container`, read at start by `engine`.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import field
+
+from agent.network.desired import Endpoint
+from shoal.model.container import ContainerConfig, EngineWire, HostConfig, NetworkingConfig
+
+Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+
+FILE = "container.json"
+
+
+class MountPoint(EngineWire, frozen=True, kw_only=True):
+    """A mount of a container once everything about it is settled; the API shows it so."""
+
+    type: str
+    name: str = ""
+    source: str = ""
+    destination: str
+    driver: str = ""
+    mode: str = field(default_factory=str)
+    rw: bool = field(name="RW", default_factory=lambda: True)
+    propagation: str = field(default_factory=str)
+
+
+class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True):
+    """A tmpfs of a container: where, and its mount options."""
+
+    destination: str
+    options: tuple[str, ...] = ()
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a container is in its life. `exit_code` is of the last run."""
+
+    status: Status = "created"
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def running(self) -> bool:
+        """A process exists: running, or paused."""
+        return self.status in ("running", "paused")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A container as it is remembered.
+
+    Attributes:
+        config: merged with the image's.
+        owner: the task it belongs to, empty for a person's container.
+        stopped_by_hand: by a stop or kill, so that no restart policy brings it back.
+        populated: fresh volumes have had the image's content copied in.
+    """
+
+    id: str
+    name: str
+    created_at: datetime
+    image_id: str
+    config: ContainerConfig
+    host_config: HostConfig
+    networking: NetworkingConfig = NetworkingConfig()
+    command: tuple[str, ...] = ()
+    mounts: tuple[MountPoint, ...] = ()
+    tmpfs: tuple[TmpfsMount, ...] = ()
+    state: State = State()
+    restart_count: int = 0
+    stopped_by_hand: bool = False
+    populated: bool = False
+    endpoint: Endpoint | None = None
+    owner: str = ""
+
+
+def save(directory: Path, record: Record) -> None:
+    """Replace the record of a container; a reader sees the old one or the new one."""
+    temporary = directory / (FILE + ".new")
+    with temporary.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(msgspec.json.encode(record))
+    temporary.replace(directory / FILE)
+
+
+def load_all(directory: Path) -> Iterator[tuple[Path, Record | None]]:
+    """Each container's directory and its record, None where there is no whole one."""
+    if not directory.is_dir():
+        return
+    for each in sorted(directory.iterdir()):
+        try:
+            yield each, msgspec.json.decode((each / FILE).read_bytes(), type=Record)
+        except (OSError, msgspec.DecodeError):
+            yield each, None

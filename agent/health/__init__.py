@@ -1,0 +1,1 @@
+"""Health checks of containers with Docker's semantics: counting apart from probing."""
