@@ -11,6 +11,9 @@ from typing import TextIO
 import structlog
 from structlog.typing import Processor
 
+_TRACES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Locals stay out of the log: keys, tokens and secrets are among them."""
+
 _QUIET = ("aiohttp.access", "asyncio", "grpc", "grpc._cython")
 
 
@@ -66,10 +69,11 @@ def set_up(
 def _rendering(json_lines: bool) -> list[Processor]:
     if json_lines:
         return [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACES),
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
         ]
-    return [structlog.dev.ConsoleRenderer(colors=False)]
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]
 
 
 def _named(program: str) -> Processor:

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import structlog
 from msgspec import Struct
@@ -30,10 +30,8 @@ class Trouble(Struct, frozen=True, kw_only=True):
     delay: float
 
 
-class Report(Protocol):
-    """Told of each failed run, e.g. to count it; must not block or raise."""
-
-    def __call__(self, trouble: Trouble) -> None: ...
+Report = Callable[[Trouble], None]
+"""Told of each failed run, e.g. to count it; must not block or raise."""
 
 
 class Restarts(Struct, frozen=True, kw_only=True):
@@ -123,9 +121,9 @@ class StoppableGroup:
         self._group = group
         self._stopping = False
 
-    def start(self, work: Coroutine[Any, Any, object], *, name: str) -> asyncio.Task[object]:
+    def start(self, work: Coroutine[Any, Any, object], *, name: str) -> None:
         """Start a named task of this group."""
-        return self._group.create_task(work, name=name)
+        self._group.create_task(work, name=name)
 
     def stop(self) -> None:
         """Cancel everything in the group, its body included; the context then ends quietly."""
