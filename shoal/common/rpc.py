@@ -6,6 +6,8 @@ status codes; callers get the same classes back from `unary`. The manager's comp
 builds the server, agents and managers build channels.
 """
 
+from __future__ import annotations  # gRPC's stubs have type parameters, its classes do not
+
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
