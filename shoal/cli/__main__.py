@@ -1,0 +1,62 @@
+"""The `shoal` command: finds the verb's module by name and hands over.
+
+Nothing but argparse is imported before the verb is known: `shoal --help` answers at once, and
+`shoal host` forks its children from an image without the client's libraries. A verb's module
+has `add_arguments(parser)` and `run(arguments) -> int`.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A verb and where its module is."""
+
+    name: str
+    module: str
+    help: str
+
+
+VERBS = (
+    Verb("host", "shoal.host.command", "run this machine as a host; what systemd starts"),
+    Verb("sandbox", "shoal.cli.sandbox.command", "several hosts on this machine, to try it on"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="shoal", description="A container platform out of a few Linux hosts."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    run: Callable[[argparse.Namespace], int] | None = None
+    for verb in VERBS:
+        subparser = verbs.add_parser(verb.name, help=verb.help, description=verb.help)
+        if verb.name == chosen:
+            module = importlib.import_module(verb.module)
+            module.add_arguments(subparser)
+            run = module.run
+    arguments = parser.parse_args(words)
+    del arguments.verb
+    if run is None:
+        parser.error("a verb is wanted")
+    return _run(run, arguments)
+
+
+def _run(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    from shoal.model.errors import ClusterError  # here, lest `--help` load it
+
+    try:
+        return run(arguments)
+    except ClusterError as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
