@@ -85,25 +85,7 @@ class Commit:
         prepared = [self._prepare(where, changes) for where, changes in merge(groups)]
         if mutation is not None:
             prepared[0].ops.append(mutation)
-        revision = 0
-        clashed: set[int] = set()
-        for batch in _batches(prepared):
-            revision = max(revision, await self._write(batch, clashed))
-        return Outcome(revision, frozenset(clashed))
-
-    async def _write(self, batch: Sequence[Prepared], clashed: set[int]) -> int:
-        """Write the batch or, if it clashes, its halves; the revision of what was written."""
-        compares = [*self._fence, *(c for one in batch for c in one.compares)]
-        ops = [op for one in batch for op in one.ops]
-        result = await self._kv.txn(tuple(compares), tuple(ops))
-        if result.succeeded:
-            return result.revision
-        if len(batch) == 1:
-            clashed.update(batch[0].origins)
-            return result.revision
-        middle = len(batch) // 2
-        first = await self._write(batch[:middle], clashed)
-        return max(first, await self._write(batch[middle:], clashed))
+        return await write(self._kv, self._fence, prepared)
 
     def _prepare(self, origins: tuple[int, ...], changes: Iterable[Change]) -> Prepared:
         prepared = Prepared(origins, [], [])
@@ -142,6 +124,32 @@ class Commit:
             if key not in known:
                 part = self._memory.part(key)
                 yield ModRevisionIs(key.encode(), part.revision if part is not None else NEVER)
+
+
+async def write(kv: KV, fence: Sequence[Compare], prepared: Sequence[Prepared]) -> Outcome:
+    """Write prepared groups in as few transactions as the limits allow; find what clashed."""
+    revision = 0
+    clashed: set[int] = set()
+    for batch in _batches(prepared):
+        revision = max(revision, await _write(kv, fence, batch, clashed))
+    return Outcome(revision, frozenset(clashed))
+
+
+async def _write(
+    kv: KV, fence: Sequence[Compare], batch: Sequence[Prepared], clashed: set[int]
+) -> int:
+    """Write the batch or, if it clashes, its halves; the revision of what was written."""
+    compares = [*fence, *(c for one in batch for c in one.compares)]
+    ops = [op for one in batch for op in one.ops]
+    result = await kv.txn(tuple(compares), tuple(ops))
+    if result.succeeded:
+        return result.revision
+    if len(batch) == 1:
+        clashed.update(batch[0].origins)
+        return result.revision
+    middle = len(batch) // 2
+    first = await _write(kv, fence, batch[:middle], clashed)
+    return max(first, await _write(kv, fence, batch[middle:], clashed))
 
 
 def merge(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[Change, ...]]]:

@@ -9,7 +9,7 @@ agents' and managers' listeners.
 import asyncio
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import grpc
@@ -22,7 +22,7 @@ from shoal.model.errors import Internal, Unauthenticated
 class Call(Protocol):
     """The one thing read of gRPC's ServicerContext."""
 
-    def auth_context(self) -> "dict[str, Iterable[bytes]]": ...
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
 
 
 def grpc_server_credentials(current: CurrentIdentity) -> grpc.ServerCredentials:

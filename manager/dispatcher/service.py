@@ -1,0 +1,261 @@
+"""gRPC to the agents: one stream a node, in which it is told and reports.
+
+Serves on every manager, leader or not. Decides nothing: it shows each agent the part of memory
+that concerns it, stamped (incarnation, epoch, revision) so that an older word never undoes a
+newer one, and stores what the agent says. The certificate says which node speaks.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+import grpc.aio
+import structlog
+from typing_extensions import override
+
+from manager.dispatcher.assignments import (
+    ClusterPart,
+    assignments_for,
+    cluster_part,
+    complete,
+    difference,
+)
+from manager.dispatcher.sessions import AgentSession, Sessions
+from manager.dispatcher.status import Report, StatusWriter
+from manager.store.memory import Memory
+from proto import dispatcher_pb2
+from proto.convert import from_message, to_message
+from proto.dispatcher_pb2_grpc import DispatcherServicer
+from shoal.common.certificates import Role
+from shoal.common.rpc import EVERY_ROLE
+from shoal.common.tls import peer_of_call
+from shoal.model.assignment import Stamp
+from shoal.model.changes import Event
+from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
+from shoal.model.ids import NodeID, ServiceID, TaskID
+from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
+
+_log = structlog.get_logger(__name__)
+
+ACCESS: Mapping[str, frozenset[Role]] = {"/shoal.Dispatcher/Session": EVERY_ROLE}
+HEARTBEAT_SECONDS = 1.0
+SILENCE_SECONDS = 3.0
+REGISTER_SECONDS = 10.0
+
+Requests = AsyncIterator[dispatcher_pb2.AgentMessage]
+Context = grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage]
+
+
+class Dispatcher(DispatcherServicer):
+    """Serves all sessions of this manager.
+
+    `credentials` gives the registry credentials of a service, opened; `epoch` the leader's.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        sessions: Sessions,
+        statuses: StatusWriter,
+        epoch: Callable[[], int],
+        credentials: Callable[[], Mapping[ServiceID, str]],
+    ) -> None:
+        self._memory = memory
+        self._sessions = sessions
+        self._statuses = statuses
+        self._epoch = epoch
+        self._credentials = credentials
+        self._part: ClusterPart | None = None
+        memory.listen(self._on_events)
+
+    # -- what changes wake whom
+    # ------------------------------------------------------------------
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event.object:
+                case Task():
+                    self._on_task(event)
+                case Node() | Service() | Cluster():
+                    self._on_cluster(event)
+                case _:
+                    continue
+
+    def _on_task(self, event: Event) -> None:
+        for task in (event.before, event.after):
+            if not isinstance(task, Task):
+                continue
+            if task.node_id is not None and (session := self._sessions.of(task.node_id)):
+                session.wake()
+            endpoint = task.service_spec.endpoint_spec
+            if endpoint is not None and endpoint.ports:
+                self._part = None
+        if self._part is None:
+            self._wake_all()
+
+    def _on_cluster(self, event: Event) -> None:
+        self._part = None
+        if isinstance(event.object, Node):
+            self._end_superseded(event.object)
+        self._wake_all()
+
+    def _end_superseded(self, node: Node) -> None:
+        """A session whose node is gone, or has a newer session elsewhere, ends."""
+        session = self._sessions.of(node.id)
+        if session is None or self._memory.revision < session.revision:
+            return
+        present = self._memory.node(node.id)
+        holder = present.session if present is not None else None
+        if holder is None or holder.session != session.id:
+            session.end()
+
+    def _wake_all(self) -> None:
+        for session in self._sessions.open():
+            session.wake()
+
+    # -- one session
+    # -----------------------------------------------------------------------------
+
+    @override
+    async def Session(  # type: ignore[override]
+        self, request_iterator: Requests, context: Context
+    ) -> None:
+        """Serve one agent until either side ends the stream or the session is superseded."""
+        node = NodeID(peer_of_call(context).node_id)
+        session = await self._register(node, request_iterator)
+        try:
+            await context.write(_welcome(session))
+            await self._serve(session, request_iterator, context)
+        except* ClusterError as group:
+            raise group.exceptions[0] from group
+        finally:
+            await self._sessions.close(session)
+            _log.info("session closed", node=node, session=session.id)
+
+    async def _register(self, node: NodeID, requests: Requests) -> AgentSession:
+        try:
+            async with asyncio.timeout(REGISTER_SECONDS):
+                first = await anext(requests)
+                if first.WhichOneof("said") != "register":
+                    raise InvalidArgument("a session begins with Register", field="register")
+                return await self._sessions.register(
+                    node,
+                    from_message(first.register.report, NodeReport),
+                    from_message(first.register.applied, Stamp),
+                )
+        except StopAsyncIteration as error:
+            raise InvalidArgument("the stream ended before Register", field="register") from error
+        except TimeoutError as error:
+            raise Unavailable("this manager has not caught up yet", retry_after=1.0) from error
+
+    async def _serve(self, session: AgentSession, requests: Requests, context: Context) -> None:
+        """Read and write at once; the first of them to end, ends the other."""
+        async with asyncio.TaskGroup() as group:
+            parts = [
+                group.create_task(self._hear(session, requests), name="hear"),
+                group.create_task(self._tell(session, context), name="tell"),
+                group.create_task(self._watch_silence(session), name="silence"),
+            ]
+            await session.ended.wait()
+            for part in parts:
+                part.cancel()
+
+    async def _hear(self, session: AgentSession, requests: Requests) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for message in requests:
+                    self._sessions.heard(session)
+                    match message.WhichOneof("said"):
+                        case "heartbeat":
+                            session.acknowledged.append(0)
+                            session.wake()
+                        case "status":
+                            update = self._store(session, message.status)
+                            group.create_task(update, name="status")
+                        case "described":
+                            report = from_message(message.described.report, NodeReport)
+                            await self._sessions.describe(session, report)
+                        case "resync":
+                            session.told = None
+                            session.wake()
+                        case other:
+                            raise InvalidArgument(f"{other} is not said within a session")
+        finally:
+            session.end()
+
+    async def _store(self, session: AgentSession, update: dispatcher_pb2.StatusUpdate) -> None:
+        await self._statuses.store(
+            [
+                Report(
+                    session.node,
+                    session.revision,
+                    TaskID(report.task_id),
+                    from_message(report.status, TaskStatus),
+                )
+                for report in update.reports
+            ]
+        )
+        session.acknowledged.append(update.sequence)
+        session.wake()
+
+    async def _watch_silence(self, session: AgentSession) -> None:
+        left = SILENCE_SECONDS
+        while left > 0:
+            await asyncio.sleep(left)
+            left = self._sessions.silent(session, SILENCE_SECONDS)
+        _log.warning("agent is silent", node=session.node, seconds=SILENCE_SECONDS)
+        session.end()
+
+    async def _tell(self, session: AgentSession, context: Context) -> None:
+        while True:
+            for message in self._news(session):
+                await context.write(message)
+            await session.woken.wait()
+            session.woken.clear()
+
+    def _news(self, session: AgentSession) -> list[dispatcher_pb2.ManagerMessage]:
+        """Acknowledgements, and the assignments if they have changed. Never awaits."""
+        news = [_acknowledgement(sequence) for sequence in session.acknowledged]
+        session.acknowledged.clear()
+        if self._part is None:
+            self._part = cluster_part(self._memory)
+        present = assignments_for(self._memory, session.node, self._part, self._credentials())
+        whole = session.told is None
+        change = (
+            complete(present) if session.told is None else difference(session.told, present)
+        )
+        if change is None:
+            return news
+        session.told = present
+        session.sequence = 1 if whole else session.sequence + 1
+        message = dispatcher_pb2.ManagerMessage()
+        assignments = message.assignments
+        to_message(self._stamp(), assignments.stamp)
+        assignments.complete = whole
+        assignments.sequence = session.sequence
+        to_message(change, assignments.difference)
+        return [*news, message]
+
+    def _stamp(self) -> Stamp:
+        cluster = self._memory.cluster()
+        return Stamp(
+            incarnation=cluster.incarnation if cluster is not None else 0,
+            epoch=self._epoch(),
+            revision=self._memory.revision,
+        )
+
+
+def _welcome(session: AgentSession) -> dispatcher_pb2.ManagerMessage:
+    return dispatcher_pb2.ManagerMessage(
+        welcome=dispatcher_pb2.Welcome(
+            session_id=session.id, heartbeat_ns=int(HEARTBEAT_SECONDS * 1e9)
+        )
+    )
+
+
+def _acknowledgement(sequence: int) -> dispatcher_pb2.ManagerMessage:
+    """Of a status update, or of a heartbeat, which has no number."""
+    if sequence:
+        return dispatcher_pb2.ManagerMessage(
+            status_ack=dispatcher_pb2.StatusAck(sequence=sequence)
+        )
+    return dispatcher_pb2.ManagerMessage(heartbeat_ack=dispatcher_pb2.HeartbeatAck())

@@ -1,0 +1,149 @@
+"""Who is connected to this manager: the open sessions, and their keys in the store.
+
+`session/<node>` names this manager and the session, attached to this manager's lease, so that
+it vanishes with the manager. It is written at connect and removed at disconnect; heartbeats
+never reach the store. A node that registers again, here or elsewhere, takes its session over,
+and the older one ends.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+
+from manager.store.codec import encode
+from manager.store.keys import ROOT, describe_key, session_key
+from manager.store.kv import KV, DeleteRange, ModRevisionIs, Op, Put
+from manager.store.lease import HeldLease
+from manager.store.memory import Memory
+from shoal.common.clock import Clock
+from shoal.model.assignment import Assignments, Stamp
+from shoal.model.errors import PermissionDenied, Unavailable
+from shoal.model.ids import IdSource, NodeID
+from shoal.model.objects import NodeReport, NodeSession
+
+_log = structlog.get_logger(__name__)
+
+
+class AgentSession:
+    """One agent's session: what it was told last, and when it was heard last."""
+
+    def __init__(self, node: NodeID, identity: str, revision: int, heard: float) -> None:
+        self.node = node
+        self.id = identity
+        self.revision = revision
+        self.heard = heard
+        self.told: Assignments | None = None
+        self.sequence = 0
+        self.acknowledged: list[int] = []
+        self.woken = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something that this node is told may have changed."""
+        self.woken.set()
+
+    def end(self) -> None:
+        """Close the session; its stream ends."""
+        self.ended.set()
+        self.woken.set()
+
+
+class Sessions:
+    """All sessions of this manager."""
+
+    def __init__(
+        self,
+        kv: KV,
+        memory: Memory,
+        lease: HeldLease,
+        manager: NodeID,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._kv = kv
+        self._memory = memory
+        self._lease = lease
+        self._manager = manager
+        self._clock = clock
+        self._ids = ids
+        self._open: dict[NodeID, AgentSession] = {}
+        lease.on_loss(self.end_all)
+
+    def open(self) -> Iterable[AgentSession]:
+        """The open sessions."""
+        return tuple(self._open.values())
+
+    def of(self, node: NodeID) -> AgentSession | None:
+        """The open session of a node on this manager."""
+        return self._open.get(node)
+
+    async def register(self, node: NodeID, report: NodeReport, applied: Stamp) -> AgentSession:
+        """Open a session; an older one of the node ends.
+
+        Waits until memory has reached what the agent has applied, so that a lagging manager
+        never tells it to stop what it does not know of.
+        """
+        lease = self._lease.id
+        if lease is None:
+            raise Unavailable("this manager has no quorum at present", retry_after=1.0)
+        await self._memory.reached(applied.revision)
+        identity = self._ids.new()
+        record = NodeSession(manager=self._manager, session=identity, since=self._clock.now())
+        while True:
+            known = self._memory.node(node)
+            if known is None:
+                raise PermissionDenied(
+                    f"node {node} is not a member of this cluster (any more)"
+                )
+            ops: list[Op] = [Put(session_key(node).encode(), encode(record), lease)]
+            described = self._memory.part(describe_key(node))
+            if described is None or described.record != report:
+                ops.append(Put(describe_key(node).encode(), encode(report)))
+            guard = ModRevisionIs(f"{ROOT}node/{node}".encode(), known.guard)
+            result = await self._kv.txn((guard,), tuple(ops))
+            if result.succeeded:
+                break
+            await self._memory.reached(result.revision)
+        older = self._open.pop(node, None)
+        if older is not None:
+            older.end()
+        session = AgentSession(node, identity, result.revision, self._time())
+        self._open[node] = session
+        _log.info("session opened", node=node, session=identity)
+        return session
+
+    async def describe(self, session: AgentSession, report: NodeReport) -> None:
+        """Store a changed description, if the session still is the node's."""
+        await self._kv.txn(
+            (ModRevisionIs(session_key(session.node).encode(), session.revision),),
+            (Put(describe_key(session.node).encode(), encode(report)),),
+        )
+
+    async def close(self, session: AgentSession) -> None:
+        """End a session and take its key out of the store, unless it is another's by now."""
+        session.end()
+        if self._open.get(session.node) is session:
+            del self._open[session.node]
+        key = session_key(session.node).encode()
+        try:
+            async with asyncio.timeout(2):
+                await self._kv.txn((ModRevisionIs(key, session.revision),), (DeleteRange(key),))
+        except (TimeoutError, Unavailable) as error:
+            _log.info("session key left to its lease", node=session.node, reason=str(error))
+
+    def heard(self, session: AgentSession) -> None:
+        """The agent spoke."""
+        session.heard = self._time()
+
+    def silent(self, session: AgentSession, limit: float) -> float:
+        """Seconds until the session counts as silent for longer than `limit`; <= 0: it does."""
+        return session.heard + limit - self._time()
+
+    def end_all(self) -> None:
+        """End every session: this manager can no longer speak for the store."""
+        for session in self._open.values():
+            session.end()
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()
