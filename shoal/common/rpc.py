@@ -296,4 +296,4 @@ async def _abort(method: str, context: Any, error: Exception) -> None:
         _log.error("call failed", method=method, exc_info=error)
         known = Internal(f"{method} failed inside the manager; its log says why")
     code, sentence, details = to_status(known)
-    await context.abort(code, sentence, details)
+    await context.abort(code, sentence, tuple(details))
