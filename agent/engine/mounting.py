@@ -13,11 +13,10 @@ from agent.engine.records import MountPoint, TmpfsMount
 from shoal.model.container import ContainerConfig, HostConfig, Mount
 from shoal.model.errors import InvalidArgument
 
-_MODES = frozenset(
-    ["ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"]
-    + ["shared", "rshared", "slave", "rslave", "private", "rprivate"]
-)
 _PROPAGATION = frozenset(["shared", "rshared", "slave", "rslave", "private", "rprivate"])
+_MODES = frozenset(
+    ["ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", *_PROPAGATION]
+)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

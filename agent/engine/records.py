@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from agent.network.desired import Endpoint
+from agent.network.desired import Endpoint, NetworkName
 from shoal.model.container import ContainerConfig, EngineWire, HostConfig, NetworkingConfig
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
@@ -66,7 +66,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         config: merged with the image's.
         owner: the task it belongs to, empty for a person's container.
         stopped_by_hand: by a stop or kill, so that no restart policy brings it back.
-        populated: fresh volumes have had the image's content copied in.
+        populate: destinations of fresh volumes that shall get the image's content.
+        network: which of the host's networks it is on.
     """
 
     id: str
@@ -82,7 +83,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     state: State = State()
     restart_count: int = 0
     stopped_by_hand: bool = False
-    populated: bool = False
+    populate: tuple[str, ...] = ()
+    network: NetworkName | Literal["host", "container"] = "bridge"
     endpoint: Endpoint | None = None
     owner: str = ""
 
