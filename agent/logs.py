@@ -1,9 +1,9 @@
 """What containers wrote: reading, following and rotating the files that conmon fills.
 
 A directory holds `log`, and `log.1`, `log.2`, ... rotated away, each older than the one before.
-Following is by inotify: a reader keeps the file it reads open, so a rotation under way loses and
-repeats nothing, and goes on in the file that took its place. The rotation renames and has conmon
-reopen (its own size limit would throw lines away). Called by the engine.
+Following is by inotify: a reader keeps the file it reads open, so a rotation under way loses
+and repeats nothing, and goes on in the file that took its place. The rotation renames and has
+conmon reopen (its own size limit would throw lines away). Called by the engine.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _SETTLE = 5.0  # seconds that conmon may take to open its new file
 
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines: `tail` the last so many (None: all), `since` inclusive, `until` exclusive."""
+    """Which lines: the last `tail` (None: all), `since` inclusive, `until` exclusive."""
 
     follow: bool = False
     tail: int | None = None
@@ -43,7 +43,7 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogLine(msgspec.Struct, frozen=True, gc=False):
-    """One line: RFC 3339 time with nanoseconds, stream, bytes with their newline if they had one."""
+    """One line: RFC 3339 time with nanoseconds, stream, bytes with their newline, if any."""
 
     time: str
     stream: str
@@ -69,76 +69,86 @@ async def read(
         watch = stack.enter_context(inotify.Inotify()) if query.follow else None
         if watch is not None:
             watch.add(directory, _WATCHED)
-        files, current = await asyncio.to_thread(_open_all, directory)
-        for file in files:
-            stack.callback(file.close)
-        if current is not None:
-            stack.callback(lambda: current.close() if current is not None else None)
-        last: deque[LogLine] = deque(maxlen=query.tail)
-        for file in [*files, *([current] if current is not None else [])]:
-            while lines := await asyncio.to_thread(_block, file, joiner):
-                if query.tail is None:
-                    for line in lines:
-                        yield line
-                else:
-                    last.extend(lines)
-        for line in last:
-            yield line
-        if watch is not None and not joiner.past:
-            async for line in _follow(directory, current, joiner, watch, ended):
+        reader = _Reader(directory, joiner)
+        stack.callback(reader.close)
+        await asyncio.to_thread(reader.open)
+        if query.tail is None:
+            async for line in reader.all():
                 yield line
+        else:
+            last: deque[LogLine] = deque(maxlen=query.tail)
+            async for line in reader.all():
+                last.append(line)
+            for line in last:
+                yield line
+        while watch is not None and not joiner.past:
+            over = ended.is_set()  # looked at first: what was written before is then read below
+            async for line in reader.all():
+                yield line
+            if over:
+                break
+            await _change_or_end(watch, ended)
         for line in joiner.rest():
             yield line
 
 
-async def _follow(
-    directory: Path,
-    current: BinaryIO | None,
-    joiner: "_Joiner",
-    watch: inotify.Inotify,
-    ended: asyncio.Event,
-) -> AsyncIterator[LogLine]:
-    """Go on from where `current` was read to."""
-    over = False
-    try:
+class _Reader:
+    """The files of one directory as one stream, whatever is rotated meanwhile."""
+
+    def __init__(self, directory: Path, joiner: "_Joiner") -> None:
+        self._directory = directory
+        self._joiner = joiner
+        self._older: deque[BinaryIO] = deque()
+        self._current: BinaryIO | None = None
+
+    def open(self) -> None:
+        files, self._current = _open_all(self._directory)
+        self._older.extend(files)
+
+    def close(self) -> None:
+        for file in [*self._older, *([self._current] if self._current is not None else [])]:
+            file.close()
+        self._older.clear()
+        self._current = None
+
+    async def all(self) -> AsyncIterator[LogLine]:
+        """Every line up to the end of the newest file as it is now."""
+        while not self._joiner.past and (lines := await asyncio.to_thread(self._next)):
+            for line in lines:
+                yield line
+
+    def _next(self) -> list[LogLine]:
+        while self._older:
+            if lines := _block(self._older[0], self._joiner):
+                return lines
+            self._older.popleft().close()
         while True:
-            while current is not None and (lines := _block(current, joiner)):
-                for line in lines:
-                    yield line
-                if joiner.past:
-                    return
-            following = _successor(directory, current)
-            if following is not None:
-                if current is not None:
-                    # Written between the last look and the rename.
-                    while lines := _block(current, joiner):
-                        for line in lines:
-                            yield line
-                    current.close()
-                current = following
-                continue
-            if over:
-                return
-            over = await _change_or_end(watch, ended)
-    finally:
-        if current is not None:
-            current.close()
+            if self._current is not None and (lines := _block(self._current, self._joiner)):
+                return lines
+            following = _successor(self._directory, self._current)
+            if following is None:
+                return []
+            # What was written between the end just met and the rename is still in the old one.
+            lines = _block(self._current, self._joiner) if self._current is not None else []
+            if lines:
+                following.close()
+                return lines
+            if self._current is not None:
+                self._current.close()
+            self._current = following
 
 
-async def _change_or_end(watch: inotify.Inotify, ended: asyncio.Event) -> bool:
-    """Wait for the directory to change; True once the container has ended."""
-    if ended.is_set():
-        return True
+async def _change_or_end(watch: inotify.Inotify, ended: asyncio.Event) -> None:
+    """Wait for the directory to change or the container to end."""
     async with asyncio.TaskGroup() as group:
         tasks = (group.create_task(watch.changes()), group.create_task(ended.wait()))
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-    return ended.is_set()
 
 
 class _Joiner:
-    """conmon's lines -> whole lines: parts are joined per stream, however they interleave."""
+    """Lines out of conmon's: parts are joined per stream, however they interleave."""
 
     def __init__(self, query: LogQuery) -> None:
         self._wanted = {STDOUT: query.stdout, STDERR: query.stderr}
@@ -267,32 +277,14 @@ def _rotated(directory: Path) -> list[tuple[int, Path]]:
 def _open_all(directory: Path) -> tuple[list[BinaryIO], BinaryIO | None]:
     """Rotated files, oldest first, and the current one; a set that no rotation cut in two."""
     while True:
-        files: list[BinaryIO] = []
-        current = _open(directory / LOG)
-        for _, path in sorted(_rotated(directory), reverse=True):
-            if (file := _open(path)) is not None:
-                files.append(file)
-        now = _open(directory / LOG)
-        settled = _same(current, now)
-        if now is not None:
-            now.close()
-        if settled:
-            return files, current
-        for file in [*files, *([current] if current is not None else [])]:
-            file.close()
-
-
-def _open(path: Path) -> BinaryIO | None:
-    try:
-        return path.open("rb", buffering=0)  # type: ignore[return-value]
-    except FileNotFoundError:
-        return None
-
-
-def _same(one: BinaryIO | None, other: BinaryIO | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return os.path.sameopenfile(one.fileno(), other.fileno())
+        with contextlib.ExitStack() as stack:
+            listed = sorted(_rotated(directory), reverse=True)
+            current = _open(directory / LOG, stack)
+            opened = [_open(path, stack) for _, path in listed]
+            files = [file for file in opened if file is not None]
+            whole = len(files) == len(listed) and sorted(_rotated(directory)) == listed[::-1]
+            if whole and _is(current, _open(directory / LOG, stack)):
+                return [_kept(file) for file in files], current and _kept(current)
 
 
 def _successor(directory: Path, current: BinaryIO | None) -> BinaryIO | None:
@@ -300,33 +292,50 @@ def _successor(directory: Path, current: BinaryIO | None) -> BinaryIO | None:
 
     After several rotations at once it is a rotated one: the one numbered just below ours.
     """
-    newest = _open(directory / LOG)
-    if newest is None or current is None:
-        return newest
-    if _same(newest, current):
-        newest.close()
+    while True:
+        with contextlib.ExitStack() as stack:
+            newest = _open(directory / LOG, stack)
+            if current is not None and _is(newest, current):
+                return None
+            listed = _rotated(directory)
+            following = newest
+            for number, path in listed:
+                file = _open(path, stack)
+                if file is not None and _is(file, current) and number > 1:
+                    following = _open(directory / f"{LOG}.{number - 1}", stack)
+            still = _is(_open(directory / LOG, stack), newest)
+            if still and sorted(listed) == sorted(_rotated(directory)):
+                return following and _kept(following)
+
+
+def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO | None:
+    try:
+        return stack.enter_context(path.open("rb", buffering=0))
+    except FileNotFoundError:
         return None
-    for number, path in _rotated(directory):
-        older = _open(path)
-        if older is None:
-            continue
-        with older:
-            if _same(older, current) and number > 1:
-                newest.close()
-                return _open(directory / f"{LOG}.{number - 1}")
-    return newest
+
+
+def _kept(file: BinaryIO) -> BinaryIO:
+    """The same file, no longer bound to the stack that closes the original."""
+    return os.fdopen(os.dup(file.fileno()), "rb", buffering=0)
+
+
+def _is(one: BinaryIO | None, other: BinaryIO | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return os.path.sameopenfile(one.fileno(), other.fileno())
 
 
 def _block(file: BinaryIO, joiner: _Joiner) -> list[LogLine]:
     """Lines of the next blocks, until there are some; empty at the end of the file."""
-    while data := file.read(_BLOCK):
+    while not joiner.past and (data := file.read(_BLOCK)):
         if lines := list(joiner.lines(data)):
             return lines
     return []
 
 
 def _time(raw: bytes) -> str:
-    """conmon's local offset form as UTC with `Z`, all nine digits kept."""
+    """A time of conmon's, with a local offset, as UTC with `Z`; all nine digits kept."""
     text = raw.decode(errors="replace")
     if text.endswith("+00:00"):
         return f"{text[:-6]}Z"

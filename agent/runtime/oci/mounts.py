@@ -1,4 +1,7 @@
-"""The mounts of a container in the order in which runc makes them: Docker's, then the user's. P."""
+"""The mounts of a container, in the order in which runc makes them. P.
+
+Docker's own come first, then the user's. Called by `agent.runtime.oci.bundle`.
+"""
 
 from typing import Any
 

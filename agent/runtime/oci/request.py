@@ -1,4 +1,4 @@
-"""What `bundle` needs to know of one container: the request and all that was resolved for it. P.
+"""What `bundle` needs to know of a container: the request and what was resolved for it. P.
 
 The engine fills it: the image's config merged in, users and devices looked up, files generated,
 namespaces of other containers found. So that the conversion itself never looks at the host.

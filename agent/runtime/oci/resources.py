@@ -1,7 +1,7 @@
 """The limits of a container in OCI's words, and which devices it may open. P.
 
-Used by `bundle` at creation and by the engine for `docker update`. The same object serves cgroup
-v1 and v2; runc translates (CPU shares to weights, swap totals to swap alone).
+Used by `bundle` at creation and by the engine for `docker update`. The same object serves
+cgroup v1 and v2; runc translates (CPU shares to weights, swap totals to swap alone).
 """
 
 from collections.abc import Iterable
@@ -29,9 +29,10 @@ def resources(host: HostConfig) -> dict[str, Any]:
     """`linux.resources` without devices; only what was asked for appears."""
     _check(host)
     found: dict[str, Any] = {}
-    for key, part in (("cpu", _cpu(host)), ("memory", _memory(host))):
-        if part:
-            found[key] = part
+    if cpu := _cpu(host):
+        found["cpu"] = cpu
+    if memory := _memory(host):
+        found["memory"] = memory
     if host.pids_limit:
         found["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}
     if host.blkio_weight:
@@ -42,7 +43,7 @@ def resources(host: HostConfig) -> dict[str, Any]:
 def device_rules(
     host: HostConfig, devices: Iterable[ResolvedDevice], *, privileged: bool
 ) -> list[dict[str, Any]]:
-    """The device cgroup: everything for the privileged, else Docker's list and what was given."""
+    """The device cgroup: all for the privileged, else Docker's list and what was given."""
     if privileged:
         return [{"allow": True, "access": "rwm"}]
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}, *_BASE_RULES]

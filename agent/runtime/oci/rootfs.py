@@ -1,6 +1,7 @@
 """A container's root file system: the overlay mount, and looking into it without being led out.
 
-Layers belong to the image store, which must keep them as long as the mount lives: unmount first.
+Layers belong to the image store, which must keep them as long as the mount lives: unmount
+first.
 Paths inside an image are its author's, so every look inside goes through the kernel's
 RESOLVE_IN_ROOT: no symlink leads out of it. Called by the engine, in a thread.
 """

@@ -2,8 +2,9 @@
 
 What must outlive the agent is in the bundle's directory: `state.json` (which processes it is,
 of which boot), conmon's exit file, the log. Everything here is only the running agent's
-knowledge of it. Making the bundle is the engine's (`agent.runtime.oci.bundle`), mounting the root file
-system `agent.runtime.oci.rootfs`'s. Made by the composition root; used through `Runtime`.
+knowledge of it. Making the bundle is the engine's (`agent.runtime.oci.bundle`), mounting the
+root file system that of `agent.runtime.oci.rootfs`. Made by the composition root; used through
+the seam.
 """
 
 import asyncio

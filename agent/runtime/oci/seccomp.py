@@ -2,10 +2,11 @@
 
 `seccomp.json` lies beside this module. It was derived from Debian's
 golang-github-containers-common (Apache-2.0), which is looser than Docker's profile: calls that
-make or enter namespaces and mounts need CAP_SYS_ADMIN (`clone` may pass without namespace flags,
-`clone3` answers ENOSYS so that libc falls back to `clone`); reboot, memory policy, pidfd_getfd
-and syslog need their capability; keyctl and pivot_root are out; AF_VSOCK sockets are refused.
-What is not allowed answers EPERM, as under Docker, so explicit EPERM rules are not needed.
+make or enter namespaces and mounts need CAP_SYS_ADMIN (`clone` may pass without namespace
+flags, `clone3` answers ENOSYS so that libc falls back to `clone`); reboot, memory policy,
+pidfd_getfd and syslog need their capability; keyctl and pivot_root are out; AF_VSOCK sockets
+are refused. What is not allowed answers EPERM, as under Docker, so explicit EPERM rules are not
+needed.
 
 runc's own format knows no `archMap`, `includes` or `excludes` and ignores them in silence; that
 is why nothing may be handed to it but what `compile_profile` returns. Called by
