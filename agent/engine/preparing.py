@@ -1,4 +1,4 @@
-"""Everything a container needs to be created by the runtime: root, files, volumes, specification.
+"""What a container needs to be created by the runtime: root, files, volumes, specification.
 
 Looks at the host and into the image, so that the conversion to OCI stays pure. Called by
 `lifecycle` before each start, and by `execs` for the process of an exec.
@@ -70,7 +70,7 @@ class Preparer:
         await asyncio.to_thread(rootfs.unmount, container.directory / ROOT)
 
     def netns(self, record: Record, endpoint: Endpoint | None) -> str:
-        """The network namespace to join: its own, another container's, or (empty) the host's."""
+        """The network namespace to join: its own, another container's, or empty."""
         mode = record.host_config.network_mode
         if mode.startswith("container:"):
             return f"/proc/{self._pid_of(mode.partition(':')[2])}/ns/net"
