@@ -48,7 +48,7 @@ Context = grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.M
 class Dispatcher(DispatcherServicer):
     """Serves all sessions of this manager.
 
-    `credentials` gives the registry credentials of a service, opened; `epoch` the leader's.
+    `credentials` gives the registry credentials of services, opened.
     """
 
     def __init__(
@@ -56,13 +56,11 @@ class Dispatcher(DispatcherServicer):
         memory: Memory,
         sessions: Sessions,
         statuses: StatusWriter,
-        epoch: Callable[[], int],
         credentials: Callable[[], Mapping[ServiceID, str]],
     ) -> None:
         self._memory = memory
         self._sessions = sessions
         self._statuses = statuses
-        self._epoch = epoch
         self._credentials = credentials
         self._part: ClusterPart | None = None
         memory.listen(self._on_events)
@@ -143,7 +141,9 @@ class Dispatcher(DispatcherServicer):
                     from_message(first.register.applied, Stamp),
                 )
         except StopAsyncIteration as error:
-            raise InvalidArgument("the stream ended before Register", field="register") from error
+            raise InvalidArgument(
+                "the stream ended before Register", field="register"
+            ) from error
         except TimeoutError as error:
             raise Unavailable("this manager has not caught up yet", retry_after=1.0) from error
 
@@ -239,7 +239,7 @@ class Dispatcher(DispatcherServicer):
         cluster = self._memory.cluster()
         return Stamp(
             incarnation=cluster.incarnation if cluster is not None else 0,
-            epoch=self._epoch(),
+            epoch=self._memory.epoch,
             revision=self._memory.revision,
         )
 

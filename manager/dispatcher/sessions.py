@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 import structlog
 
+from manager.dispatcher.presence import Presence
 from manager.store.codec import encode
 from manager.store.keys import ROOT, describe_key, session_key
 from manager.store.kv import KV, DeleteRange, ModRevisionIs, Op, Put
-from manager.store.lease import HeldLease
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
 from shoal.model.assignment import Assignments, Stamp
@@ -56,19 +56,19 @@ class Sessions:
         self,
         kv: KV,
         memory: Memory,
-        lease: HeldLease,
+        presence: Presence,
         manager: NodeID,
         clock: Clock,
         ids: IdSource,
     ) -> None:
         self._kv = kv
         self._memory = memory
-        self._lease = lease
+        self._presence = presence
         self._manager = manager
         self._clock = clock
         self._ids = ids
         self._open: dict[NodeID, AgentSession] = {}
-        lease.on_loss(self.end_all)
+        presence.on_loss(self.end_all)
 
     def open(self) -> Iterable[AgentSession]:
         """The open sessions."""
@@ -84,7 +84,7 @@ class Sessions:
         Waits until memory has reached what the agent has applied, so that a lagging manager
         never tells it to stop what it does not know of.
         """
-        lease = self._lease.id
+        lease = self._presence.lease
         if lease is None:
             raise Unavailable("this manager has no quorum at present", retry_after=1.0)
         await self._memory.reached(applied.revision)

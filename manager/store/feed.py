@@ -11,7 +11,7 @@ from random import Random
 
 import structlog
 
-from manager.store.keys import ROOT
+from manager.store.keys import LEADER_KEY, ROOT
 from manager.store.kv import KV, Compacted, KeyValue, Prefix, WatchResponse, pages
 from manager.store.memory import Entry, Memory
 from shoal.common.backoff import Backoff
@@ -56,6 +56,9 @@ class Feed:
         async for page in pages(self._kv, Prefix(ROOT.encode())):
             revision = revision or page.revision
             entries.extend(_entry(kv) for kv in page.kvs)
+        leader = await self._kv.range(LEADER_KEY, revision=revision)
+        for kv in leader.kvs:
+            self._memory.learn_epoch(kv.create_revision)
         self._memory.reset(entries, revision)
         self._listed.set()
 
@@ -83,6 +86,9 @@ class Feed:
                 self._take(response)
 
     def _take(self, response: WatchResponse) -> None:
+        for event in response.events:
+            if event.kv.key == LEADER_KEY and not event.deleted:
+                self._memory.learn_epoch(event.kv.create_revision)
         entries = [
             _entry(event.kv, deleted=event.deleted)
             for event in response.events

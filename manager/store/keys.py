@@ -11,7 +11,7 @@
     ref/<kind>/<id>/<service>      guard: that service refers to that object
     mutation/<id>                  a write that happened, kept for ten minutes
 
-Everything stands under `shoal/`, so that an etcd may be shared.
+Everything stands under `shoal/`, but for the key of the election, `leader`.
 """
 
 from shoal.model.objects import (
@@ -27,6 +27,7 @@ from shoal.model.objects import (
 )
 
 ROOT = "shoal/"
+LEADER_KEY = b"leader"
 CLUSTER = ROOT + "cluster"
 
 TABLES: dict[type, str] = {

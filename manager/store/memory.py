@@ -78,6 +78,7 @@ class Memory(Tables):
         super().__init__()
         self._parts: dict[str, Part] = {}
         self._listeners: list[Listener] = []
+        self._epoch = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     # -- for readers ---------------------------------------------------------------------------
@@ -86,6 +87,11 @@ class Memory(Tables):
         """Call `listener` with the events of each revision, at once; returns how to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @property
+    def epoch(self) -> int:
+        """The latest leader's epoch that this memory knows of; 0 before the first."""
+        return self._epoch
 
     async def reached(self, revision: int) -> None:
         """Return once the memory holds that revision."""
@@ -128,6 +134,10 @@ class Memory(Tables):
             or part.revision != entry.mod_revision
         ]
         return self.apply([*gone, *changed], revision)
+
+    def learn_epoch(self, epoch: int) -> None:
+        """A leader's key was created at that revision; call before its revision is applied."""
+        self._epoch = max(self._epoch, epoch)
 
     def advance(self, revision: int) -> None:
         """Nothing changed up to this revision (a progress notification)."""
