@@ -7,6 +7,7 @@ reader, by the pull and by the store.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -59,7 +60,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class _Kind(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     schema_version: int = 0
     media_type: str = ""
-    manifests: msgspec.Raw | None = None
+    manifests: Any = None
 
 
 def digest_of(content: bytes) -> str:
