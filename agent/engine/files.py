@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from shoal.model.container import HostConfig
+from shoal.model.errors import InvalidArgument
 
 _LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -50,3 +51,13 @@ def resolv_conf(inherited: str, host: HostConfig, *, own_network: bool) -> str:
     if options:
         lines.append("options " + " ".join(options))
     return "\n".join([*lines, ""])
+
+
+def check_hosts(extra: Iterable[str]) -> None:
+    """Refuse an `--add-host` without a host or an address."""
+    for entry in extra:
+        host, _, target = entry.partition("=" if "=" in entry else ":")
+        if not host or not target:
+            raise InvalidArgument(
+                f'bad format for add-host: "{entry}"', field="HostConfig.ExtraHosts"
+            )

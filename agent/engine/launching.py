@@ -85,13 +85,14 @@ class Launcher:
 
     async def _attach(self, container: Container) -> Endpoint | None:
         record = container.record
-        if record.network in ("host", "container"):
+        network = record.network
+        if network == "host" or network == "container":
             return None
         if record.endpoint is not None:
             await self._wiring.detach(container.id)
         wanted = ports.wanted(record.config, record.host_config)
-        container.change(endpoint=Endpoint(container=container.id, network=record.network))
-        endpoint = await self._wiring.attach(container.id, record.network, wanted)
+        container.change(endpoint=Endpoint(container=container.id, network=network))
+        endpoint = await self._wiring.attach(container.id, network, wanted)
         container.change(endpoint=endpoint)
         return endpoint
 

@@ -13,15 +13,15 @@ def wanted(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]
     found: list[PortBinding] = []
     for key, bindings in host.port_bindings.items():
         protocol, port = split(key)
-        for binding in bindings:
-            found.append(
-                PortBinding(
-                    protocol=protocol,
-                    container_port=port,
-                    host_port=_host_port(binding.host_port),
-                    host_ip=binding.host_ip or ANY_ADDRESS,
-                )
+        found += [
+            PortBinding(
+                protocol=protocol,
+                container_port=port,
+                host_port=_host_port(binding.host_port),
+                host_ip=binding.host_ip or ANY_ADDRESS,
             )
+            for binding in bindings
+        ]
     if host.publish_all_ports:
         for key in config.exposed_ports:
             if key not in host.port_bindings:
@@ -61,15 +61,15 @@ def listed(config: ContainerConfig, endpoint: Endpoint | None) -> list[dict[str,
         protocol, port = split(key)
         if bindings is None:
             rows.append({"PrivatePort": port, "Type": protocol})
-        for binding in bindings or ():
-            rows.append(
-                {
-                    "IP": binding["HostIp"],
-                    "PrivatePort": port,
-                    "PublicPort": int(binding["HostPort"]),
-                    "Type": protocol,
-                }
-            )
+        rows += [
+            {
+                "IP": binding["HostIp"],
+                "PrivatePort": port,
+                "PublicPort": int(binding["HostPort"]),
+                "Type": protocol,
+            }
+            for binding in bindings or ()
+        ]
     return rows
 
 

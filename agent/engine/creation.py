@@ -1,0 +1,287 @@
+"""Making a container out of a request: checks, defaults, image, name, volumes, first record."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from agent.engine import files, merge, mounting, ports, records, restart, signals
+from agent.engine.container import Container
+from agent.engine.mounting import Wanted
+from agent.engine.preparing import Ground, log_policy
+from agent.engine.records import MountPoint, Record
+from agent.engine.registry import Registry
+from agent.engine.seams import Images
+from agent.health import counting
+from agent.images.image import Image
+from agent.network.desired import NetworkName
+from agent.runtime.oci.bundle import MASKED, READONLY
+from agent.volumes import Volumes
+from shoal.common.clock import Clock
+from shoal.common.entropy import new_hex_id
+from shoal.model.container import (
+    ContainerConfig,
+    ContainerCreate,
+    HostConfig,
+    LogConfig,
+    RestartPolicy,
+)
+from shoal.model.errors import InvalidArgument, NotFound, Unimplemented
+
+Network = NetworkName | Literal["host", "container"]
+
+_SHM = 64 << 20
+_LEAST_MEMORY = 6 << 20
+_LOG_DRIVERS = ("", "json-file", "local", "k8s-file")
+
+
+class Creator:
+    """Makes containers of requests."""
+
+    def __init__(
+        self,
+        directory: Path,
+        registry: Registry,
+        images: Images,
+        volumes: Volumes,
+        ground: Ground,
+        clock: Clock,
+    ) -> None:
+        self._directory = directory
+        self._registry = registry
+        self._images = images
+        self._volumes = volumes
+        self._ground = ground
+        self._clock = clock
+
+    async def create(
+        self,
+        request: ContainerCreate,
+        name: str = "",
+        *,
+        owner: str = "",
+        network: NetworkName | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[Container, list[str]]:
+        """The new container, and warnings.
+
+        Args:
+            owner: the task it is for; empty for a person's.
+            network: for a task, the network it is on whatever the request says.
+            labels: of the cluster, over the user's.
+        """
+        image = self._images.find(request.image)
+        config = merge.merge(_config(request), _of_image(image))
+        config = replace(config, labels={**config.labels, **(labels or {})})
+        host = self._host_config(request.host_config)
+        _check(config, host)
+        identity = new_hex_id()
+        chosen = network or _network(host, config)
+        name = self._registry.reserve(name, identity)
+        try:
+            self._images.acquire(image.id, identity)
+            mounts, populate = await asyncio.to_thread(self._mounts, config, host)
+            container = self._made(
+                Record(
+                    id=identity,
+                    name=name,
+                    created_at=self._clock.now(),
+                    image_id=image.id,
+                    config=_identified(config, identity, host),
+                    host_config=host,
+                    networking=request.networking_config,
+                    command=merge.arguments(config),
+                    mounts=mounts,
+                    tmpfs=mounting.tmpfs(host),
+                    populate=populate,
+                    network=chosen,
+                    owner=owner,
+                )
+            )
+        except BaseException:
+            self._registry.release(name, identity)
+            await self._images.release(identity)
+            shutil.rmtree(self._directory / identity, ignore_errors=True)
+            raise
+        self._registry.add(container)
+        self._images.acquire(image.id, identity, lambda: container.state.running)
+        return container, _warnings(request.host_config)
+
+    def _made(self, record: Record) -> Container:
+        directory = self._directory / record.id
+        directory.mkdir(parents=True, mode=0o710)
+        records.save(directory, record)
+        return Container(record, directory)
+
+    def _host_config(self, asked: HostConfig) -> HostConfig:
+        """The request with Docker's defaults filled in."""
+        mode = asked.network_mode
+        private = "private" if self._ground.cgroup_v2 else "host"
+        return replace(
+            asked,
+            network_mode="bridge" if mode in ("", "default", "nat") else mode,
+            log_config=LogConfig(
+                type=asked.log_config.type or "json-file", config=asked.log_config.config
+            ),
+            restart_policy=RestartPolicy(
+                name=asked.restart_policy.name or "no",
+                maximum_retry_count=asked.restart_policy.maximum_retry_count,
+            ),
+            ipc_mode=asked.ipc_mode or "private",
+            cgroupns_mode=asked.cgroupns_mode or private,
+            shm_size=asked.shm_size or _SHM,
+            runtime=asked.runtime or "runc",
+            memory_swap=asked.memory_swap or 2 * asked.memory,
+            masked_paths=_paths(asked, asked.masked_paths, MASKED),
+            readonly_paths=_paths(asked, asked.readonly_paths, READONLY),
+        )
+
+    def _mounts(
+        self, config: ContainerConfig, host: HostConfig
+    ) -> tuple[tuple[MountPoint, ...], tuple[str, ...]]:
+        found: dict[str, MountPoint] = {}
+        populate: list[str] = []
+        for mount in self._inherited(host):
+            found[mount.destination] = mount
+        for want in mounting.wanted(config, host):
+            if want.destination in found and not (want.source or want.name):
+                continue
+            found[want.destination] = self._settled(want)
+            if want.type == "volume" and not want.no_copy:
+                populate.append(want.destination)
+        return tuple(found.values()), tuple(populate)
+
+    def _settled(self, want: Wanted) -> MountPoint:
+        if want.type == "bind":
+            _bind_source(want)
+            return mounting.settled(want, want.source, "")
+        volume = self._volumes.ensure(
+            want.name,
+            driver=want.driver,
+            labels=dict(want.labels),
+            options=dict(want.options),
+        )
+        return mounting.settled(want, _subpath(volume.mountpoint, want.subpath), volume.name)
+
+    def _inherited(self, host: HostConfig) -> list[MountPoint]:
+        """`--volumes-from`."""
+        found: list[MountPoint] = []
+        for text in host.volumes_from or ():
+            name, _, mode = text.partition(":")
+            if mode not in ("", "rw", "ro"):
+                raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+            found += [
+                replace(mount, rw=mount.rw and mode != "ro")
+                for mount in self._registry.find(name).record.mounts
+            ]
+        return found
+
+
+def _config(request: ContainerCreate) -> ContainerConfig:
+    names = [field.name for field in msgspec.structs.fields(ContainerConfig)]
+    return ContainerConfig(**{name: getattr(request, name) for name in names})
+
+
+def _of_image(image: Image) -> ContainerConfig:
+    """The image's defaults in the container's shape; what it does not say is empty."""
+    said = {k: v for k, v in msgspec.to_builtins(image.config).items() if v is not None}
+    if said.get("Healthcheck"):
+        check = said["Healthcheck"].items()
+        said["Healthcheck"] = {k: v for k, v in check if v is not None}
+    return msgspec.convert(said, ContainerConfig)
+
+
+def _identified(config: ContainerConfig, identity: str, host: HostConfig) -> ContainerConfig:
+    if config.hostname or host.uts_mode == "host":
+        return config
+    return replace(config, hostname=identity[:12])
+
+
+def _network(host: HostConfig, config: ContainerConfig) -> Network:
+    if config.network_disabled:
+        return "none"
+    mode = host.network_mode
+    if mode == "bridge":
+        return "bridge"
+    if mode == "host":
+        return "host"
+    if mode == "none":
+        return "none"
+    if mode.startswith("container:"):
+        return "container"
+    raise NotFound(f"network {mode} not found")
+
+
+def _check(config: ContainerConfig, host: HostConfig) -> None:
+    restart.check(host.restart_policy)
+    counting.check(config.healthcheck)
+    mounting.check_types(host.mounts)
+    signals.parse(config.stop_signal)
+    log_policy(host)
+    ports.wanted(config, host)
+    if host.auto_remove and host.restart_policy.name != "no":
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    if host.log_config.type not in _LOG_DRIVERS:
+        raise Unimplemented(
+            f"logging driver {host.log_config.type!r} is not supported: use json-file"
+        )
+    if 0 < host.memory < _LEAST_MEMORY:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB", field="HostConfig.Memory")
+    if host.memory < 0 or host.nano_cpus < 0:
+        raise InvalidArgument("limits of memory and CPU cannot be negative", field="HostConfig")
+    if host.links:
+        raise Unimplemented("links between containers are not supported: use a network")
+    if host.runtime not in ("runc", "oci"):
+        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an"
+            " absolute path",
+            field="WorkingDir",
+        )
+    files.check_hosts(host.extra_hosts or ())
+
+
+def _bind_source(want: Wanted) -> None:
+    source = Path(want.source)
+    if source.exists():
+        return
+    if not want.create_source:
+        raise InvalidArgument(
+            'invalid mount config for type "bind": bind source path does not exist:'
+            f" {want.source}",
+            field="HostConfig.Mounts",
+        )
+    source.mkdir(parents=True)
+
+
+def _subpath(mountpoint: str, subpath: str) -> str:
+    if not subpath:
+        return mountpoint
+    root = Path(mountpoint).resolve()
+    place = (root / subpath).resolve()
+    if root != place and root not in place.parents:
+        raise InvalidArgument(f"subpath {subpath!r} leads out of its volume")
+    if not place.exists():
+        raise InvalidArgument(f"subpath {subpath!r} does not exist in its volume")
+    return str(place)
+
+
+def _paths(
+    host: HostConfig, asked: tuple[str, ...] | None, default: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    if asked is not None:
+        return asked
+    unconfined = "systempaths=unconfined" in (host.security_opt or ())
+    return () if host.privileged or unconfined else default
+
+
+def _warnings(asked: HostConfig) -> list[str]:
+    mode = asked.network_mode
+    if asked.port_bindings and (mode == "host" or mode.startswith("container:")):
+        return ["Published ports are discarded when using host network mode"]
+    return []
