@@ -200,7 +200,8 @@ class ImageStore:
         diff_ids = self._images[image_id].layers
         with self._leased((*diff_ids, *(layer.digest for layer in manifest.layers))):
             await self._unpack(manifest, diff_ids)
-        return tuple(self._layers.path(diff_id) for diff_id in reversed(diff_ids))
+        # Overlay refuses a directory twice; the topmost covers all that the lower one says.
+        return tuple(self._layers.path(one) for one in dict.fromkeys(reversed(diff_ids)))
 
     # -- filling -----------------------------------------------------------------------------
 

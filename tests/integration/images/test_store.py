@@ -84,6 +84,12 @@ async def test_the_layers_make_a_working_overlay(store: ImageStore, tmp_path: Pa
         await run("umount", str(merged))
 
 
+async def test_a_repeated_layer_is_one_lower_directory(store: ImageStore) -> None:
+    [loaded] = await store.load(pieces(docker_archive(BASE, TOP, BASE)))
+    names = [path.name for path in await store.layers(loaded.image.id)]
+    assert names == [sha(BASE)[7:], sha(TOP)[7:]]
+
+
 async def run(*command: str) -> None:
     child = await asyncio.create_subprocess_exec(*command)
     assert await child.wait() == 0
