@@ -1,97 +1,99 @@
-"""A lease that is kept alive: what a manager attaches its agents' sessions to.
+"""A lease kept alive, and the time until which its holder may rely on it.
 
-When the manager dies, the lease and all that hangs on it vanish. A manager that cannot renew in
-time must stop acting as if it could: `id` is None from the moment at which the lease may have
-expired, measured from when the last successful renewal was sent, never from its answer.
+Both the leader's key (`election`) and a manager's sessions hang on such a lease. The one rule:
+its holder stops before the store can have ended it, so time counts from when the last
+successful renewal was *sent*, on the loop's monotonic clock. What ends with a lease is the
+caller's.
 """
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
+from msgspec import Struct
 
-from manager.store.kv import KV, LeaseNotFound
-from shoal.model.errors import Unavailable
+from manager.store import kv
+from shoal.model import errors
 
 _log = structlog.get_logger(__name__)
 
+REVOKE_DEADLINE = 1.0
+
+
+class LeaseSettings(Struct, frozen=True):
+    """How long a lease lives and how it is kept.
+
+    `ttl` is asked for in whole seconds; `renew_every` and `retry_every` are fractions of what
+    was granted; the holder stops `margin` of it before the end, which is the time it has for
+    cancelling its work.
+    """
+
+    ttl: int = 1
+    renew_every: float = 0.25
+    retry_every: float = 0.1
+    margin: float = 0.15
+
 
 class HeldLease:
-    """One lease of `ttl` seconds, granted anew whenever it was lost."""
+    """A granted lease. Make it with `grant`, run `keep` next to the work that relies on it."""
 
-    def __init__(self, kv: KV, ttl: int) -> None:
-        self._kv = kv
-        self._ttl = ttl
-        self._id = 0
-        self._until = 0.0
-        self._held = asyncio.Event()
-        self._on_loss: list[Callable[[], None]] = []
+    def __init__(
+        self, store: kv.KV, lease: kv.Lease, sent: float, settings: LeaseSettings
+    ) -> None:
+        self._store = store
+        self._ttl = lease.ttl
+        self._settings = settings
+        self.id = lease.id
+        self._until = self._end_from(sent)
 
     @property
-    def id(self) -> int | None:
-        """The lease while it surely holds, else None."""
-        if self._id and asyncio.get_running_loop().time() < self._until:
-            return self._id
-        return None
+    def until(self) -> float:
+        """The loop's time until which the lease surely exists, less the margin."""
+        return self._until
 
-    async def held(self) -> int:
-        """Wait until there is a lease; its id."""
-        while (lease := self.id) is None:
-            self._held.clear()
-            await self._held.wait()
-        return lease
+    @property
+    def valid(self) -> bool:
+        """Whether the holder may still act."""
+        return asyncio.get_running_loop().time() < self._until
 
-    def on_loss(self, callback: Callable[[], None]) -> None:
-        """Call back whenever the lease is, or may be, lost."""
-        self._on_loss.append(callback)
-
-    async def run(self) -> None:
-        """Hold the lease until cancelled; then revoke it if the store answers."""
-        try:
-            while True:
-                await self._acquire()
-                await self._keep()
-        finally:
-            await self._revoke()
-
-    async def _acquire(self) -> None:
-        while True:
-            sent = asyncio.get_running_loop().time()
-            try:
-                lease = await self._kv.lease_grant(self._ttl)
-            except Unavailable as error:
-                _log.debug("no lease yet", reason=str(error))
-                await asyncio.sleep(self._ttl / 6)
-                continue
-            self._id, self._until = lease.id, sent + self._ttl
-            self._held.set()
-            return
-
-    async def _keep(self) -> None:
-        """Renew at a third of the time; return when the lease is lost."""
+    async def keep(self) -> str:
+        """Renew until that is no longer possible; returns why, in a phrase for the log."""
         loop = asyncio.get_running_loop()
+        pause = self._settings.renew_every
         while True:
-            await asyncio.sleep(self._ttl / 3)
+            wake = min(loop.time() + pause * self._ttl, self._until)
+            await asyncio.sleep(wake - loop.time())
             sent = loop.time()
+            if sent >= self._until:
+                return "could not renew the lease in time"
             try:
-                async with asyncio.timeout_at(max(self._until, sent)):
-                    await self._kv.lease_keepalive(self._id)
-                self._until = sent + self._ttl
-            except (TimeoutError, LeaseNotFound, Unavailable) as error:
-                if isinstance(error, Unavailable) and loop.time() < self._until:
-                    continue
-                _log.warning("lease lost", lease=f"{self._id:x}", reason=str(error))
-                self._id = 0
-                for callback in self._on_loss:
-                    callback()
-                return
+                async with asyncio.timeout_at(self._until):
+                    self._ttl = await self._store.lease_keepalive(self.id)
+            except TimeoutError:
+                return "could not renew the lease in time"
+            except kv.LeaseNotFound:
+                return "the lease has expired"
+            except errors.Unavailable as error:
+                _log.debug("lease renewal failed", lease=self.id, error=str(error))
+                pause = self._settings.retry_every
+            else:
+                self._until = self._end_from(sent)
+                pause = self._settings.renew_every
 
-    async def _revoke(self) -> None:
-        lease, self._id = self._id, 0
-        if not lease:
-            return
+    async def revoke(self) -> None:
+        """End it now. If that fails, it expires by itself, which is logged and no error."""
         try:
-            async with asyncio.timeout(1):
-                await self._kv.lease_revoke(lease)
-        except (TimeoutError, LeaseNotFound, Unavailable) as error:
-            _log.debug("lease left to expire", reason=str(error))
+            async with asyncio.timeout(REVOKE_DEADLINE):
+                await self._store.lease_revoke(self.id)
+        except kv.LeaseNotFound:
+            return
+        except (TimeoutError, errors.Unavailable) as error:
+            _log.info("lease left to expire", lease=self.id, error=str(error))
+
+    def _end_from(self, sent: float) -> float:
+        return sent + self._ttl * (1 - self._settings.margin)
+
+
+async def grant(store: kv.KV, settings: LeaseSettings) -> HeldLease:
+    """Get a lease; its time counts from before the request was sent."""
+    sent = asyncio.get_running_loop().time()
+    return HeldLease(store, await store.lease_grant(settings.ttl), sent, settings)
