@@ -69,10 +69,8 @@ class Creator:
     ) -> tuple[Container, list[str]]:
         """The new container, and warnings.
 
-        Args:
-            owner: the task it is for; empty for a person's.
-            network: for a task, the network it is on whatever the request says.
-            labels: of the cluster, over the user's.
+        `owner` is the task it is for, empty for a person's; a task's `network` counts whatever
+        the request says, and its `labels` stand over the user's.
         """
         image = self._images.find(request.image)
         config = merge.merge(_config(request), _of_image(image))

@@ -18,6 +18,7 @@ from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.events import EventBus
 from agent.engine.launching import Launcher
+from agent.engine.removal import Removal
 from agent.runtime.runtime import Exit, Runtime
 from shoal.common.clock import Clock
 from shoal.model.errors import ClusterError, Conflict, NotFound

@@ -1,0 +1,276 @@
+"""The containers of this host: the door to everything in this package.
+
+Made by the composition root; used by the API and, for tasks, by the controller. Opened once
+(`async with`), it reads the records of an earlier agent; `adopt` takes their containers back.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import structlog
+
+from agent.engine import describe, listing, measuring, names, records
+from agent.engine.companions import Companions
+from agent.engine.container import Container
+from agent.engine.creation import Creator
+from agent.engine.describe import Shown
+from agent.engine.events import EventBus
+from agent.engine.execs import Execs
+from agent.engine.launching import Launcher
+from agent.engine.lifecycle import Lifecycle
+from agent.engine.preparing import ROOT, Ground, Preparer
+from agent.engine.registry import Registry
+from agent.engine.removal import Removal
+from agent.engine.seams import Images, Wiring
+from agent.network.desired import NetworkName
+from agent.runtime.oci import rootfs
+from agent.runtime.runtime import Attachment, Runtime, Stats
+from agent.volumes import Volumes, size_of
+from shoal.common.clock import Clock
+from shoal.common.engine_http.query import Filters
+from shoal.model.container import ContainerCreate
+from shoal.model.errors import ClusterError, Conflict, NotFound
+
+log = structlog.get_logger(__name__)
+
+LOCAL_NETWORKS = ("bridge", "host", "none")
+_ADOPTING = 8
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine is told.
+
+    Attributes:
+        directory: of the containers' records, root file systems and logs.
+        instance: makes the ids of the host's own networks.
+    """
+
+    directory: Path
+    instance: str
+    ground: Ground
+
+
+class Engine:
+    """Containers, a task's or a person's."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        runtime: Runtime,
+        images: Images,
+        wiring: Wiring,
+        volumes: Volumes,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._images = images
+        self._wiring = wiring
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self.runtime = runtime
+        self.volumes = volumes
+        self.events = EventBus(clock)
+        self.registry = Registry(random.Random())  # noqa: S311 - names, not secrets
+        self.networks = {
+            name: describe.network_id(settings.instance, name) for name in LOCAL_NETWORKS
+        }
+        self._preparer = Preparer(settings.ground, images, self._pid_of)
+        self._removal = Removal(self.registry, images, volumes)
+        launcher = Launcher(runtime, wiring, self._preparer)
+        companions = Companions(runtime, self._preparer, self.events, clock)
+        self.lifecycle = Lifecycle(
+            runtime, launcher, companions, self._removal, self.events, clock
+        )
+        self._creator = Creator(
+            settings.directory, self.registry, images, volumes, settings.ground, clock
+        )
+        self.execs = Execs(runtime, self._preparer, self.events)
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        await asyncio.to_thread(self._settings.directory.mkdir, parents=True, exist_ok=True)
+        await self._stack.enter_async_context(self.lifecycle)
+        await self._stack.enter_async_context(self.execs)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go; containers run on."""
+        await self._stack.__aexit__(kind, error, trace)
+
+    # -- the start of the agent ---------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Take all containers of an earlier agent back, and end what is nobody's."""
+        directory = self._settings.directory
+        for place, record in await asyncio.to_thread(lambda: list(records.load_all(directory))):
+            if record is None or record.state.status == "removing":
+                log.warning("removing an unfinished container", directory=place.name)
+                await asyncio.to_thread(_sweep, place)
+                continue
+            self._take(Container(record, place))
+        endpoints = [c.record.endpoint for c in self.registry if c.record.endpoint is not None]
+        await self._wiring.adopt([e for e in endpoints if e.address or e.network == "none"])
+        gate = asyncio.Semaphore(_ADOPTING)
+
+        async def adopt_one(container: Container) -> None:
+            async with gate:
+                try:
+                    await self.lifecycle.adopt(container)
+                except (ClusterError, OSError):
+                    log.exception("container could not be adopted", container=container.id)
+
+        async with asyncio.TaskGroup() as group:
+            for container in self.registry:
+                group.create_task(adopt_one(container), name=f"adopt {container.id}")
+
+    def _take(self, container: Container) -> None:
+        self.registry.add(container)
+        try:
+            self._images.acquire(
+                container.record.image_id, container.id, lambda: container.state.running
+            )
+        except NotFound:
+            log.warning("image of a container is gone", container=container.id)
+
+    # -- containers ---------------------------------------------------------------------------
+
+    async def create(
+        self,
+        request: ContainerCreate,
+        name: str = "",
+        *,
+        owner: str = "",
+        network: NetworkName | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[str, list[str]]:
+        """Make a container; its id and warnings. See `creation` for owner and network."""
+        container, warnings = await self._creator.create(
+            request, name, owner=owner, network=network, labels=labels
+        )
+        self.lifecycle.publish(container, "create")
+        return container.id, warnings
+
+    def find(self, text: str) -> Container:
+        """The container meant by an id, a name or the start of an id."""
+        return self.registry.find(text)
+
+    async def start(self, text: str) -> bool:
+        return await self.lifecycle.start(self.find(text))
+
+    async def stop(self, text: str, seconds: int | None = None, signal: str = "") -> bool:
+        return await self.lifecycle.stop(self.find(text), seconds, signal)
+
+    async def remove(self, text: str, *, force: bool = False, volumes: bool = False) -> None:
+        await self.lifecycle.remove(self.find(text), force=force, volumes=volumes)
+
+    async def wait(self, text: str, condition: str = "not-running") -> int:
+        return await self.lifecycle.wait(self.find(text), condition)
+
+    def rename(self, text: str, name: str) -> None:
+        """Give a container another name."""
+        container = self.find(text)
+        old = container.record.name
+        if names.check(name) == old:
+            raise Conflict("Renaming a container with the same name as its current name")
+        fresh = self.registry.reserve(name, container.id)
+        container.change(name=fresh)
+        self.registry.release(old, container.id)
+        self.lifecycle.publish(container, "rename", oldName=f"/{old}")
+
+    def _pid_of(self, text: str) -> int:
+        container = self.find(text)
+        if not container.state.running:
+            raise Conflict(f"cannot join namespaces of a non running container: {container.id}")
+        return container.state.pid
+
+    # -- what they show -----------------------------------------------------------------------
+
+    def shown(self, container: Container) -> Shown:
+        """A container and what is shown beside its record."""
+        return Shown(
+            record=container.record,
+            health=container.health,
+            execs=tuple(container.execs),
+            directory=str(container.directory),
+            networks=self.networks,
+        )
+
+    async def inspect(self, text: str, *, size: bool = False) -> dict[str, Any]:
+        """`docker inspect`."""
+        container = self.find(text)
+        shape = describe.inspect(self.shown(container))
+        if size:
+            shape["SizeRw"], shape["SizeRootFs"] = await self._sizes(container)
+        return shape
+
+    async def list(
+        self, filters: Filters, *, every: bool = False, limit: int = 0, size: bool = False
+    ) -> "list[dict[str, Any]]":
+        """`docker ps`."""
+        chosen = listing.select(
+            [self.shown(container) for container in self.registry],
+            filters,
+            every=every,
+            limit=limit,
+            find=lambda text: self.shown(self.find(text)),
+            image_id=self._image_id,
+        )
+        now = self._clock.now()
+        rows = [describe.row(shown, now) for shown in chosen]
+        if size:
+            for entry in rows:
+                container = self.find(entry["Id"])
+                entry["SizeRw"], entry["SizeRootFs"] = await self._sizes(container)
+        return rows
+
+    def _image_id(self, text: str) -> str:
+        try:
+            return self._images.find(text).id
+        except ClusterError:
+            return text
+
+    async def _sizes(self, container: Container) -> tuple[int, int]:
+        written = await asyncio.to_thread(size_of, container.directory / ROOT / rootfs.UPPER)
+        try:
+            return written, written + self._images.find(container.record.image_id).size
+        except NotFound:
+            return written, written
+
+    async def top(self, text: str, arguments: str) -> dict[str, Any]:
+        """`docker top`."""
+        return await measuring.top(self.runtime, self.find(text), arguments)
+
+    async def stats(self, container: Container, before: Stats | None) -> tuple[Stats, Any]:
+        """A reading, and the object of the stats stream it makes with the one before."""
+        now = await self.runtime.stats(container.id)
+        return now, await asyncio.to_thread(measuring.stats_to_wire, container, now, before)
+
+    async def attach(self, container: Container) -> Attachment:
+        """The container's stdio; before its start this waits for it and misses nothing."""
+        if container.state.running:
+            return await self.runtime.attach(container.id)
+        with container.early_attacher() as future:
+            return await future
+
+    def users_of(self, volume: str) -> "list[str]":
+        """Ids of the containers that mount a volume."""
+        return self._removal.users_of(volume)
+
+
+def _sweep(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        rootfs.unmount(directory / ROOT)
+    shutil.rmtree(directory, ignore_errors=True)
