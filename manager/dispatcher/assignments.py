@@ -112,7 +112,7 @@ def assignments_for(
         ),
         ingress=part.ingress,
         managers=part.managers,
-        role=found.role.value,
+        role=found.role_told.value,
     )
 
 

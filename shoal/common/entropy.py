@@ -26,3 +26,8 @@ class SeededIds:
 def new_hex_id() -> str:
     """A container, exec or network id as the Docker Engine forms them: 64 hex digits."""
     return secrets.token_hex(32)
+
+
+def random_bytes(count: int) -> bytes:
+    """Bytes for keys and tokens."""
+    return secrets.token_bytes(count)

@@ -114,11 +114,19 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     message: str = ""
     down_since: datetime | None = None
     subnet: str = ""
+    key_digest: str = ""  # SHA-256 of the public key it joined with, hex
+    joined_from: str = ""  # its address when it joined
     manager: ManagerInfo | None = None
     description: NodeDescription | None = None
     addr: str = ""
     data_path_addr: str = ""
     session: NodeSession | None = None
+
+    @property
+    def role_told(self) -> NodeRole:
+        """The role it shall act in: a manager until it has left the store's members."""
+        wanted = self.spec.role == NodeRole.MANAGER.value
+        return NodeRole.MANAGER if wanted or self.manager is not None else NodeRole.WORKER
 
 
 class VirtualIP(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -1,0 +1,178 @@
+"""How this host's manager gets into the store: its files, its etcd, its place among members.
+
+A founder (`manager.founding`) makes the first member; every other asks the managers that are
+in, one after another (`RemoteGate`). All of it may be repeated after a crash at any point. What
+the manager then serves is `manager.running`'s.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from manager.member import Admission, Member, Peer, PeerTLS
+from proto import ca_pb2, ca_pb2_grpc, members_pb2, members_pb2_grpc
+from shoal.common.certificates import new_csr_pem, new_key_pem
+from shoal.common.config import HostConfig
+from shoal.common.identity import Identity
+from shoal.common.rpc import channel, unary
+from shoal.model.errors import NotFound, Unavailable
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+CALL_SECONDS = 10.0
+
+
+class ManagerFiles:
+    """What a manager keeps on disk beside its identity: etcd's certificate and the data key."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._directory = Path(config.state) / "manager"
+        self._key = self._directory / "data.key"
+
+    @property
+    def tls(self) -> PeerTLS:
+        """Paths of etcd's files; they need not exist yet."""
+        directory = self._directory
+        return PeerTLS(
+            cert=str(directory / "etcd.crt"),
+            key=str(directory / "etcd.key"),
+            ca=str(directory / "etcd-ca.crt"),
+        )
+
+    @property
+    def has_tls(self) -> bool:
+        return all(Path(path).exists() for path in (self.tls.cert, self.tls.key, self.tls.ca))
+
+    def save_tls(self, *, certificate: bytes, key: bytes, roots: bytes) -> None:
+        for path, data in (
+            (self.tls.key, key),
+            (self.tls.cert, certificate),
+            (self.tls.ca, roots),
+        ):
+            self._save(Path(path), data)
+
+    def data_key(self) -> bytes:
+        """The key that secrets in the store are sealed with."""
+        try:
+            return self._key.read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"{self._key} is missing: this host has to join again") from error
+
+    def save_data_key(self, key: bytes) -> None:
+        self._save(self._key, key)
+
+    def remove(self) -> None:
+        """Forget everything: this host is no manager any more."""
+        for path in (self.tls.key, self.tls.cert, self.tls.ca, str(self._key)):
+            Path(path).unlink(missing_ok=True)
+
+    def _save(self, path: Path, data: bytes) -> None:
+        """On disk, whole, readable by root alone, when this returns."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_name(path.name + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+
+class RemoteGate:
+    """The managers that are in, asked over gRPC; implements `manager.member.Gate`.
+
+    Each call goes to one manager after another until one answers.
+    """
+
+    def __init__(
+        self,
+        config: HostConfig,
+        identity: Identity,
+        managers: Sequence[str],
+        files: ManagerFiles,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._managers = tuple(managers)
+        self._files = files
+
+    async def add_learner(self, name: str, peer_url: str) -> Admission:
+        async def ask(address: str) -> members_pb2.AdmitResponse:
+            async with channel(address, self._identity) as to:
+                stub = members_pb2_grpc.MembersStub(to)
+                request = members_pb2.AdmitRequest(peer_url=peer_url)
+                return await unary(stub.Admit, request, seconds=CALL_SECONDS)
+
+        answer = await self._any(ask)
+        self._files.save_data_key(answer.data_key)
+        peers = tuple(Peer(peer.name, peer.url) for peer in answer.peers)
+        return Admission(answer.member, peers)
+
+    async def promote(self, member: int) -> None:
+        async def ask(address: str) -> members_pb2.PromoteResponse:
+            async with channel(address, self._identity) as to:
+                stub = members_pb2_grpc.MembersStub(to)
+                request = members_pb2.PromoteRequest(
+                    member=member,
+                    address=f"{self._config.address}:{self._config.port}",
+                    join_address=f"{self._config.address}:{self._config.join_port}",
+                )
+                return await unary(stub.Promote, request, seconds=CALL_SECONDS)
+
+        await self._any(ask)
+
+    async def etcd_certificate(self) -> None:
+        """Have etcd's certificate and roots on disk."""
+        key = new_key_pem()
+
+        async def ask(address: str) -> ca_pb2.IssueEtcdPeerResponse:
+            async with channel(address, self._identity) as to:
+                stub = ca_pb2_grpc.CAStub(to)
+                request = ca_pb2.IssueEtcdPeerRequest(csr_pem=new_csr_pem(key))
+                return await unary(stub.IssueEtcdPeer, request, seconds=CALL_SECONDS)
+
+        answer = await self._any(ask)
+        self._files.save_tls(
+            certificate=answer.certificate_pem, key=key, roots=answer.etcd_roots_pem
+        )
+
+    async def _any(self, ask: Callable[[str], Awaitable[T]]) -> T:
+        trouble: Unavailable | None = None
+        for address in self._managers:
+            try:
+                return await ask(address)
+            except Unavailable as error:
+                _log.info("manager does not help", manager=address, reason=str(error))
+                trouble = trouble if trouble is not None and trouble.retry_after else error
+        raise trouble or Unavailable("no manager's address is known", retry_after=1.0)
+
+
+async def enter_store(
+    member: Member, gate: RemoteGate, files: ManagerFiles, say: Callable[[str], None]
+) -> None:
+    """Return when this host's member votes, whatever an earlier attempt left behind."""
+    if not files.has_tls:
+        await gate.etcd_certificate()
+    if member.has_data and _has_key(files):
+        status = await member.start()
+        if not status.is_learner:
+            return
+        try:
+            await member.finish_joining(gate, say)
+        except NotFound:
+            _log.info("the managers have forgotten this learner, joining anew")
+        else:
+            return
+    await member.join(gate, say)
+
+
+def _has_key(files: ManagerFiles) -> bool:
+    try:
+        files.data_key()
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""`swarm init`: a new cluster out of nothing, on this host.
+
+Makes the CAs, the data key, etcd's first member and the first objects. The node's identity is
+saved last: until then a crash leaves a host that is in no cluster and may try again, with what
+is left of the attempt purged. Called by the composition root on behalf of the agent.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
+from manager.ca.sealed import ClusterSecrets, seal_secrets
+from manager.ca.tokens import new_tokens
+from manager.enrolment import ManagerFiles
+from manager.member import EtcdHost, Member
+from manager.store.commit import Commit
+from manager.store.kv import KV
+from manager.store.memory import Memory
+from manager.store.sealing import Sealer, new_data_key
+from shoal.common.certificates import Role, new_csr_pem, new_key_pem
+from shoal.common.clock import Clock
+from shoal.common.config import HostConfig
+from shoal.common.entropy import random_bytes
+from shoal.common.identity import Identity, IdentityStore, identity_of
+from shoal.model.changes import Create, Group
+from shoal.model.errors import FailedPrecondition, InvalidArgument
+from shoal.model.ids import ClusterID, IdSource, NodeID
+from shoal.model.names import Wire
+from shoal.model.objects import Cluster, ManagerInfo, Node
+from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.node import NodeSpec
+from shoal.model.states import NodeRole
+
+_log = structlog.get_logger(__name__)
+
+
+class InitRequest(Wire, frozen=True, kw_only=True):
+    """The body of `POST /swarm/init` (docker-swarm.md 2.2)."""
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    data_path_port: int = 0
+    default_addr_pool: tuple[str, ...] = ()
+    subnet_size: int = 0
+    force_new_cluster: bool = False
+    auto_lock_managers: bool = False
+    availability: str = ""
+    spec: ClusterSpec = ClusterSpec()
+
+
+class Founder:
+    """Founds a cluster on this host."""
+
+    def __init__(self, config: HostConfig, host: EtcdHost, clock: Clock, ids: IdSource) -> None:
+        self._config = config
+        self._host = host
+        self._clock = clock
+        self._ids = ids
+
+    async def found(self, request: InitRequest, kv: KV, store: IdentityStore) -> Identity:
+        """Make the cluster; returns the identity of its first node, saved."""
+        _check(request, self._config)
+        now = self._clock.now()
+        cluster_id, node_id = ClusterID(self._ids.new()), NodeID(self._ids.new())
+        root, etcd_root = ClusterAuthority.create(now), EtcdAuthority.create(now)
+        subject = Subject(
+            node_id=node_id,
+            role=Role.MANAGER,
+            cluster_id=cluster_id,
+            addresses=(self._config.address,),
+        )
+        files = ManagerFiles(self._config)
+        etcd_key = new_key_pem()
+        files.save_tls(
+            certificate=etcd_root.sign(new_csr_pem(etcd_key), subject, now),
+            key=etcd_key,
+            roots=etcd_root.roots_pem,
+        )
+        data_key = new_data_key()
+        files.save_data_key(data_key)
+        await self._host.stop_etcd(purge_state=True)
+        member = Member(self._config, node_id, cluster_id, files.tls, self._host, kv)
+        status = await member.create()
+        cluster = self._cluster(request, cluster_id, root, etcd_root, Sealer(data_key))
+        node = self._node(request, node_id, f"{status.member:x}")
+        await _write(kv, (cluster, node))
+        key = new_key_pem()
+        identity = identity_of(
+            key_pem=key,
+            certificate_pem=root.sign(new_csr_pem(key), subject, now),
+            roots_pem=root.roots_pem,
+        )
+        store.save(identity)
+        _log.info("cluster founded", cluster=cluster_id, node=node_id)
+        return identity
+
+    def _cluster(
+        self,
+        request: InitRequest,
+        cluster: ClusterID,
+        root: ClusterAuthority,
+        etcd_root: EtcdAuthority,
+        sealer: Sealer,
+    ) -> Cluster:
+        tokens = new_tokens(root.root, random_bytes)
+        secrets = ClusterSecrets(
+            ca_key=root.key_pem,
+            etcd_ca_key=etcd_root.key_pem,
+            worker_token=str(tokens.worker),
+            manager_token=str(tokens.manager),
+        )
+        now = self._clock.now()
+        return Cluster(
+            id=cluster,
+            created_at=now,
+            updated_at=now,
+            spec=_merged(request.spec),
+            root_ca=root.roots_pem.decode(),
+            etcd_ca=etcd_root.roots_pem.decode(),
+            sealed=seal_secrets(sealer, cluster, secrets),
+            default_addr_pool=request.default_addr_pool or ("10.0.0.0/8",),
+            subnet_size=request.subnet_size or 24,
+            data_path_port=request.data_path_port or self._config.vxlan_port,
+        )
+
+    def _node(self, request: InitRequest, node: NodeID, member: str) -> Node:
+        now = self._clock.now()
+        return Node(
+            id=node,
+            created_at=now,
+            updated_at=now,
+            spec=NodeSpec(role="manager", availability=request.availability or "active"),
+            role=NodeRole.MANAGER,
+            joined_from=self._config.address,
+            manager=ManagerInfo(
+                addr=f"{self._config.address}:{self._config.port}",
+                join_addr=f"{self._config.address}:{self._config.join_port}",
+                member=member,
+            ),
+        )
+
+
+async def _write(kv: KV, objects: Sequence[Cluster | Node]) -> None:
+    group = Group(tuple(Create(thing) for thing in objects), "cluster founded")
+    outcome = await Commit(kv, Memory()).commit([group])
+    if outcome.clashed:
+        raise FailedPrecondition("the store of this host holds a cluster already")
+
+
+def _merged(spec: ClusterSpec) -> ClusterSpec:
+    """The spec given to init over the defaults: a zero there means the default."""
+    given = {
+        name: value
+        for name in spec.__struct_fields__
+        if (value := getattr(spec, name)) != getattr(ClusterSpec(), name)
+    }
+    ca = spec.ca_config
+    if not ca.node_cert_expiry:
+        default = ClusterSpec().ca_config.node_cert_expiry
+        given["ca_config"] = msgspec.structs.replace(ca, node_cert_expiry=default)
+    return ClusterSpec(**{**given, "name": "default"})
+
+
+def _check(request: InitRequest, config: HostConfig) -> None:
+    if request.force_new_cluster:
+        raise InvalidArgument(
+            "ForceNewCluster: this host is in no cluster, so there is nothing to take over",
+            field="ForceNewCluster",
+        )
+    if request.auto_lock_managers or request.spec.encryption_config.auto_lock_managers:
+        raise InvalidArgument(
+            "AutoLockManagers: locking managers is not there yet", field="AutoLockManagers"
+        )
+    if request.availability not in ("", "active", "pause", "drain"):
+        raise InvalidArgument(
+            f'invalid Availability: "{request.availability}" (active, pause or drain)',
+            field="Availability",
+        )
+    if request.data_path_port and not 1024 <= request.data_path_port <= 49151:
+        raise InvalidArgument(
+            f"invalid DataPathPort {request.data_path_port}: 1024 to 49151",
+            field="DataPathPort",
+        )
+    _check_listen(request.listen_addr, config)
+
+
+def _check_listen(address: str, config: HostConfig) -> None:
+    _, _, port = address.rpartition(":")
+    if port.isdigit() and int(port) not in (0, config.port):
+        raise InvalidArgument(
+            f"ListenAddr: this host serves its cluster on port {config.port}; another is a "
+            f"setting of the host (`port` in host.toml)",
+            field="ListenAddr",
+        )

@@ -1,0 +1,121 @@
+"""Leading: the election and, while it is won, what only a leader does.
+
+Every write of the leader is fenced by the epoch it was elected with, so a leader that does not
+know yet that it is none can write nothing. A manager that loses sight of the leader's host
+takes over early (DESIGN rule 3d): it watches the leader's gRPC port by a connection of its own.
+"""
+
+import asyncio
+import random
+
+import structlog
+
+from manager.admission import Roster
+from manager.loops.loop import ControlLoop
+from manager.loops.table import TABLE
+from manager.roles import Demotions
+from manager.store.commit import Commit
+from manager.store.election import Candidate, Election, Leader
+from manager.store.keys import LEADER_KEY
+from manager.store.kv import KV
+from manager.store.memory import Memory
+from shoal.common.clock import Clock
+from shoal.common.supervise import Restarts, Supervisor
+from shoal.model.errors import Unavailable
+from shoal.model.ids import IdSource
+
+_log = structlog.get_logger(__name__)
+
+# A leader whose loop keeps failing gives leadership up: another one may fare better.
+RESTARTS = Restarts(give_up_after=5)
+PROBE_SECONDS = 0.25
+PROBE_LIMIT = 0.7
+
+
+class Leadership:
+    """This manager's part in leading the cluster."""
+
+    def __init__(
+        self,
+        kv: KV,
+        memory: Memory,
+        roster: Roster,
+        me: Candidate,
+        clock: Clock,
+        ids: IdSource,
+        chance: random.Random,
+    ) -> None:
+        self._kv = kv
+        self._memory = memory
+        self._roster = roster
+        self._me = me
+        self._clock = clock
+        self._ids = ids
+        self._supervisor = Supervisor(clock, chance)
+        self.election = Election(kv, me, chance)
+
+    async def run(self) -> None:
+        """Campaign, lead, follow, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._campaign(), name="election")
+            group.create_task(self._watch_leader(), name="leader probe")
+
+    async def _campaign(self) -> None:
+        while True:
+            try:
+                await self.election.run(self._lead)
+            except* Unavailable as group:
+                _log.warning("leadership given up", reason=str(group.exceptions[0]))
+
+    async def _lead(self, epoch: int) -> None:
+        """All that only the leader does; cancelled when it no longer is."""
+        await self._memory.reached(epoch)
+        commit = Commit(self._kv, self._memory, (LEADER_KEY, epoch))
+        loop = ControlLoop(TABLE, self._memory, commit, self._clock, self._ids)
+        demotions = Demotions(self._memory, self._roster)
+        async with asyncio.TaskGroup() as group:
+            keep = self._supervisor.keep
+            group.create_task(keep("control loop", loop.run, RESTARTS), name="control loop")
+            group.create_task(keep("demotions", demotions.run, RESTARTS), name="demotions")
+
+    async def _watch_leader(self) -> None:
+        """Replace a leader whose host answers no more, well before its lease ends."""
+        leader = self.election.leader()
+        while True:
+            if leader is None or leader.candidate.id == self._me.id:
+                leader = await self.election.changed(leader)
+                continue
+            await self._until_lost(leader)
+            present = self.election.leader()
+            if present == leader and await self._take_over(leader):
+                _log.warning("took over from a leader that does not answer", leader=leader)
+            leader = self.election.leader()
+
+    async def _take_over(self, leader: Leader) -> bool:
+        try:
+            return await self.election.take_over(leader.epoch)
+        except Unavailable as error:
+            _log.info("cannot take over", reason=str(error))
+            await asyncio.sleep(PROBE_SECONDS)
+            return False
+
+    async def _until_lost(self, leader: Leader) -> None:
+        """Return when the leader changes, or refuses connections for the probe's limit."""
+        loop = asyncio.get_running_loop()
+        answered = loop.time()
+        while self.election.leader() == leader and loop.time() - answered < PROBE_LIMIT:
+            if await _answers(leader.candidate.address):
+                answered = loop.time()
+            await asyncio.sleep(PROBE_SECONDS)
+
+
+async def _answers(address: str) -> bool:
+    """Whether something listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(PROBE_LIMIT / 2):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
