@@ -5,6 +5,7 @@
       NotFound                   no such object
       AlreadyExists              a name or a key is taken
       Conflict                   the object changed since it was read, or its state forbids this
+        OutOfSequence            an update with a version that is not the present one
       FailedPrecondition         right request, wrong moment: quorum, in use, not ready
       PermissionDenied           known caller, not allowed
       Unauthenticated            unknown caller: bad token, certificate or key
@@ -46,6 +47,10 @@ class AlreadyExists(ClusterError):
 
 class Conflict(ClusterError):
     """The object was changed meanwhile, or is in a state that does not allow this."""
+
+
+class OutOfSequence(Conflict):
+    """An update of a stale version. Apart from `Conflict`, for Docker answers it with 500."""
 
 
 class FailedPrecondition(ClusterError):

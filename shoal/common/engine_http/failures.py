@@ -14,6 +14,7 @@ from shoal.model.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    OutOfSequence,
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
@@ -29,6 +30,7 @@ STATUS: dict[type[ClusterError], int] = {
     NotFound: 404,
     AlreadyExists: 409,
     Conflict: 409,
+    OutOfSequence: 500,  # as Swarm answers it; clients look for its sentence
     ResourceExhausted: 500,  # gRPC's code has no status of its own in Docker's map
     Internal: 500,
     Unimplemented: 501,
