@@ -67,7 +67,9 @@ class Barrier:
         mine = self._boarding
         async with self._reading:
             if not mine.revision:
-                # First of its round, or the one before it was cancelled in the middle.
+                # First of its round, or the one before it was cancelled in the middle. One
+                # turn of the loop lets those aboard who arrive in the same moment.
+                await asyncio.sleep(0)
                 if self._boarding is mine:
                     self._boarding = _Round()
                 mine.revision = await self._present_revision()

@@ -166,7 +166,7 @@ class Election:
             if leader != self._leader:
                 self._leader = leader
                 self._leader_since = asyncio.get_running_loop().time()
-                self._moved.notify_all()
+            self._moved.notify_all()
 
     async def _vacant(self) -> None:
         """Wait until the key is known to be absent."""
