@@ -97,6 +97,11 @@ class Processes:
         directory = self.etcd_directory
         directory.mkdir(mode=0o700, exist_ok=True)
         directory.chmod(0o700)
+        # A killed etcd leaves its socket's file, on which the next could not listen. Nobody
+        # listens there now: the lock on the state directory lives until the last child ends.
+        for path in directory.iterdir():
+            if path.is_socket():
+                path.unlink()
         argv = (*self.etcd_command.argv, *self.etcd_once)
         self.etcd_once = ()
         return execute("etcd", argv, self.etcd_command.env, directory, self._locks)

@@ -26,8 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def fork_program(name: str, run: Callable[[], int | None]) -> int:
     """Fork; the child runs `run` and exits with what it returns. Returns the child's pid."""
     parent = os.getpid()
-    _flush()
-    pid = os.fork()
+    pid = _fork()
     if pid:
         return pid
     status = 1
@@ -52,8 +51,7 @@ def execute(
     parent = os.getpid()
     environment = {**os.environ, **env}
     heard, said = os.pipe2(os.O_CLOEXEC)
-    _flush()
-    pid = os.fork()
+    pid = _fork()
     if pid:
         os.close(said)
         with open(heard, "rb") as report:
@@ -74,6 +72,19 @@ def execute(
         os.write(said, str(error.errno).encode())
     finally:
         _leave(127)
+
+
+def _fork() -> int:
+    """Fork; signals stay blocked in the child until `_settle`.
+
+    One that came before that would end in the supervisor's handlers and be lost.
+    """
+    _flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
 
 
 def _flush() -> None:

@@ -65,4 +65,5 @@ async def _do(control: HostControl, order: dict[str, Any]) -> dict[str, Any]:
                 reply = await control.status()
     except ClusterError as error:
         return {"error": str(error)}
-    return {"pids": [reply.pids.agent, reply.pids.manager, reply.pids.etcd]}
+    pids = [reply.pids.agent, reply.pids.manager, reply.pids.etcd]
+    return {"pids": pids, "argv": reply.etcd_argv}
