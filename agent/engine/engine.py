@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,19 +17,21 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from agent.engine import describe, listing, measuring, names, records
+from agent.engine import describe, listing, measuring, names, records, updating
 from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.creation import Creator
-from agent.engine.describe import Shown
+from agent.engine.describe import NEVER, Shown
 from agent.engine.events import EventBus
 from agent.engine.execs import Execs
 from agent.engine.launching import Launcher
 from agent.engine.lifecycle import Lifecycle
 from agent.engine.preparing import ROOT, Ground, Preparer
+from agent.engine.records import Record
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
+from agent.engine.updating import ContainerUpdate
 from agent.network.desired import NetworkName
 from agent.runtime.oci import rootfs
 from agent.runtime.runtime import Attachment, Runtime, Stats
@@ -37,12 +39,13 @@ from agent.volumes import Volumes, size_of
 from shoal.common.clock import Clock
 from shoal.common.engine_http.query import Filters
 from shoal.model.container import ContainerCreate
-from shoal.model.errors import ClusterError, Conflict, NotFound
+from shoal.model.errors import ClusterError, Conflict, NotFound, Unimplemented
 
 log = structlog.get_logger(__name__)
 
 LOCAL_NETWORKS = ("bridge", "host", "none")
 _ADOPTING = 8
+_STATS_SECONDS = 1.0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,9 +219,9 @@ class Engine:
             shape["SizeRw"], shape["SizeRootFs"] = await self._sizes(container)
         return shape
 
-    async def list(
+    async def list_containers(
         self, filters: Filters, *, every: bool = False, limit: int = 0, size: bool = False
-    ) -> "list[dict[str, Any]]":
+    ) -> list[dict[str, Any]]:
         """`docker ps`."""
         chosen = listing.select(
             [self.shown(container) for container in self.registry],
@@ -253,10 +256,41 @@ class Engine:
         """`docker top`."""
         return await measuring.top(self.runtime, self.find(text), arguments)
 
-    async def stats(self, container: Container, before: Stats | None) -> tuple[Stats, Any]:
-        """A reading, and the object of the stats stream it makes with the one before."""
-        now = await self.runtime.stats(container.id)
-        return now, await asyncio.to_thread(measuring.stats_to_wire, container, now, before)
+    async def readings(
+        self, container: Container, *, once: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Objects of the stats stream, one a second, each with the one before."""
+        before: Stats | None = None
+        if not container.state.running:
+            yield {"name": f"/{container.record.name}", "id": container.id, "read": NEVER}
+            return
+        while container.state.running:
+            now = await self.runtime.stats(container.id)
+            if before is not None or once:
+                yield await asyncio.to_thread(measuring.stats_to_wire, container, now, before)
+            before = now
+            await asyncio.sleep(_STATS_SECONDS)  # a rate needs two readings and time between
+
+    async def update(self, text: str, wanted: ContainerUpdate) -> None:
+        """`docker update`."""
+        container = self.find(text)
+        host = updating.apply(container.record.host_config, wanted)
+        if container.state.running:
+            await self.runtime.update(container.id, updating.limits(host))
+        container.change(host_config=host)
+        self.lifecycle.publish(container, "update")
+
+    async def prune(self, filters: Filters) -> list[str]:
+        """Remove all containers that do not run; their ids."""
+        deleted = []
+        for container in self.registry:
+            record = container.record
+            if record.state.status not in ("created", "exited", "dead") or record.owner:
+                continue
+            if filters.labels(record.config.labels) and not _unwanted(filters, record):
+                await self.lifecycle.remove(container)
+                deleted.append(container.id)
+        return deleted
 
     async def attach(self, container: Container) -> Attachment:
         """The container's stdio; before its start this waits for it and misses nothing."""
@@ -265,9 +299,18 @@ class Engine:
         with container.early_attacher() as future:
             return await future
 
-    def users_of(self, volume: str) -> "list[str]":
+    def users_of(self, volume: str) -> list[str]:
         """Ids of the containers that mount a volume."""
         return self._removal.users_of(volume)
+
+
+def _unwanted(filters: Filters, record: Record) -> bool:
+    """`label!=x` keeps what has the label, `until` what is younger."""
+    if "label!" in filters and filters.labels(record.config.labels, "label!"):
+        return True
+    if "until" not in filters:
+        return False
+    raise Unimplemented("prune with the filter 'until' is not supported; use label filters")
 
 
 def _sweep(directory: Path) -> None:
