@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import structlog
 
 from manager.dispatcher.presence import Presence
+from manager.store.barrier import Barrier
 from manager.store.codec import encode
 from manager.store.keys import ROOT, describe_key, session_key
 from manager.store.kv import KV, DeleteRange, ModRevisionIs, Op, Put
@@ -56,6 +57,7 @@ class Sessions:
         self,
         kv: KV,
         memory: Memory,
+        barrier: Barrier,
         presence: Presence,
         manager: NodeID,
         clock: Clock,
@@ -63,6 +65,7 @@ class Sessions:
     ) -> None:
         self._kv = kv
         self._memory = memory
+        self._barrier = barrier
         self._presence = presence
         self._manager = manager
         self._clock = clock
@@ -87,6 +90,7 @@ class Sessions:
         lease = self._presence.lease
         if lease is None:
             raise Unavailable("this manager has no quorum at present", retry_after=1.0)
+        await self._barrier.reached()
         await self._memory.reached(applied.revision)
         identity = self._ids.new()
         record = NodeSession(manager=self._manager, session=identity, since=self._clock.now())

@@ -1,0 +1,134 @@
+"""The manager process: composition root.
+
+On a host that is a manager it enters the store and serves (`manager.running`). On one that is
+in no cluster it waits for `swarm init` on a socket that only root opens (`founding.sock`),
+founds the cluster and goes on as its first manager. Started and restarted by `shoal.host`.
+"""
+
+import asyncio
+import random
+import signal
+from pathlib import Path
+
+import structlog
+
+from manager.api.app import cluster_api
+from manager.enrolment import ManagerFiles, RemoteGate, enter_store
+from manager.founding import Founder, InitRequest
+from manager.member import Member
+from manager.running import RunningManager, private_socket
+from manager.store.etcd import connect, unix_target
+from manager.store.kv import KV
+from shoal.common import log
+from shoal.common.advertise import advertised, choose
+from shoal.common.clock import SystemClock
+from shoal.common.config import HostConfig
+from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.router import Router
+from shoal.common.engine_http.server import EngineServer
+from shoal.common.entropy import SystemIds
+from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
+from shoal.common.known_managers import load_managers
+from shoal.host.client import HostControl
+from shoal.model.errors import NotFound, Unavailable
+
+_log = structlog.get_logger("manager")
+
+
+def main(config: HostConfig, control_fd: int) -> None:
+    """Run until SIGTERM."""
+    log.set_up("manager")
+    asyncio.run(_until_told(config, control_fd))
+
+
+async def _until_told(config: HostConfig, control_fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    work = asyncio.current_task()
+    assert work is not None  # noqa: S101 - a coroutine run by asyncio.run is a task
+    loop.add_signal_handler(signal.SIGTERM, work.cancel)
+    host = HostControl(control_fd)
+    try:
+        await Manager(config, host).run()
+    except asyncio.CancelledError:
+        _log.info("manager stopped")
+    finally:
+        host.close()
+
+
+class Manager:
+    """The manager of this host, in a cluster or not yet."""
+
+    def __init__(self, config: HostConfig, host: HostControl) -> None:
+        self._config = advertised(config)
+        self._host = host
+        self._clock = SystemClock()
+        self._ids = SystemIds()
+        self._chance = random.Random()  # noqa: S311 - spreads delays, guards nothing
+        self._store = IdentityStore(Path(config.state) / "identity")
+        self._ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        private_socket(self._config).unlink(missing_ok=True)
+        (Path(self._config.state) / "etcd").mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with connect(unix_target(Path(self._config.state) / "etcd")) as kv:
+            try:
+                identity = self._store.load()
+            except NotFound:
+                await self._found_and_serve(kv)
+            else:
+                await self._enter(identity, kv)
+                await self._serve(identity, kv)
+
+    async def _found_and_serve(self, kv: KV) -> None:
+        founded: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
+
+        async def init(call: Call) -> object:
+            request = await call.body(InitRequest)
+            if founded.done():
+                raise Unavailable("this host is founding a cluster at this moment")
+            self._config = choose(
+                self._config, request.advertise_addr, request.data_path_addr, self._config.port
+            )
+            founder = Founder(self._config, self._host, self._clock, self._ids)
+            identity = await founder.found(request, kv, self._store)
+            founded.set_result(identity)
+            await self._ready.wait()
+            return call.json(identity.node_id)
+
+        router = Router()
+        router.add("POST", "/swarm/init", init)
+        async with EngineServer(router) as server:
+            await server.serve_unix(Path(self._config.run) / "founding.sock", mode=0o600)
+            await self._serve(await founded, kv)
+
+    async def _enter(self, identity: Identity, kv: KV) -> None:
+        """Have this host's etcd run as a voting member."""
+        files = ManagerFiles(self._config)
+        member = Member(
+            self._config, identity.node_id, identity.cluster_id, files.tls, self._host, kv
+        )
+        gate = RemoteGate(self._config, identity, load_managers(self._config.state), files)
+        await enter_store(
+            member, gate, files, lambda sentence: _log.info("waiting", reason=sentence)
+        )
+
+    async def _serve(self, identity: Identity, kv: KV) -> None:
+        manager = RunningManager(
+            self._config,
+            CurrentIdentity(identity),
+            self._store,
+            kv,
+            self._clock,
+            self._ids,
+            self._chance,
+        )
+        serving = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(manager.run(serving), name="running")
+            await serving.wait()
+            async with EngineServer(cluster_api(manager)) as server:
+                await server.serve_unix(private_socket(self._config), mode=0o600)
+                self._ready.set()
+                _log.info("manager serves", node=identity.node_id)
+                await asyncio.Event().wait()

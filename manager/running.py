@@ -1,0 +1,157 @@
+"""A manager that is in the store: everything it serves, and the order in which it begins.
+
+Agents are served only once memory holds a first list, for an agent must never hear from a
+manager that knows nothing. Built by `manager.__main__`; what each part does is told in its own
+module.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from manager.admission import ACCESS as MEMBERS_ACCESS
+from manager.admission import AdmissionService, Roster
+from manager.ca.service import ACCESS as CA_ACCESS
+from manager.ca.service import CertificateService
+from manager.dispatcher.presence import Presence
+from manager.dispatcher.service import ACCESS as DISPATCHER_ACCESS
+from manager.dispatcher.service import Dispatcher
+from manager.dispatcher.sessions import Sessions
+from manager.dispatcher.status import StatusWriter
+from manager.enrolment import ManagerFiles
+from manager.joining import JoiningListener
+from manager.leader import Leadership
+from manager.member import Membership
+from manager.store.barrier import Barrier
+from manager.store.commit import Commit
+from manager.store.election import Candidate
+from manager.store.feed import Feed
+from manager.store.kv import KV
+from manager.store.memory import Memory
+from manager.store.sealing import Sealer
+from manager.trust import Authorities, CertificateTrust, JoiningTrust
+from proto.ca_pb2_grpc import add_CAServicer_to_server
+from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
+from proto.members_pb2_grpc import add_MembersServicer_to_server
+from shoal.common.certificates import Peer, Role
+from shoal.common.clock import Clock
+from shoal.common.config import HostConfig
+from shoal.common.identity import CurrentIdentity, IdentityStore
+from shoal.common.renewal import follow
+from shoal.common.rpc import Access, bind, server
+from shoal.common.supervise import Supervisor
+from shoal.model.errors import PermissionDenied
+from shoal.model.ids import IdSource, NodeID, ServiceID
+from shoal.model.states import NodeRole
+
+_log = structlog.get_logger(__name__)
+
+ACCESS: Access = {**CA_ACCESS, **DISPATCHER_ACCESS, **MEMBERS_ACCESS}
+STOP_SECONDS = 1.0
+
+
+class RunningManager:
+    """The parts of one manager, built but not started."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        current: CurrentIdentity,
+        store: IdentityStore,
+        kv: KV,
+        clock: Clock,
+        ids: IdSource,
+        chance: random.Random,
+    ) -> None:
+        self._config = config
+        self._current = current
+        self._store = store
+        self._clock = clock
+        self._supervisor = Supervisor(clock, chance)
+        data_key = ManagerFiles(config).data_key()
+        me = Candidate(current.get().node_id, f"{config.address}:{config.port}")
+        self.kv = kv
+        self.memory = Memory()
+        self.barrier = Barrier(kv, self.memory.reached)
+        self.commit = Commit(kv, self.memory)
+        self.sealer = Sealer(data_key)
+        self.feed = Feed(kv, self.memory, chance)
+        self.authorities = Authorities(self.memory, self.sealer)
+        self.membership = Membership(kv, clock)
+        self.roster = Roster(self.membership, self.memory, self.commit, self.barrier, clock)
+        self.leadership = Leadership(kv, self.memory, self.roster, me, clock, ids, chance)
+        self._presence = Presence(kv, chance)
+        self._sessions = Sessions(
+            kv, self.memory, self.barrier, self._presence, NodeID(me.id), clock, ids
+        )
+        self._statuses = StatusWriter(kv, self.memory)
+        self._dispatcher = Dispatcher(
+            self.memory, self._sessions, self._statuses, self._credentials
+        )
+        self._certificates = CertificateService(
+            CertificateTrust(self.authorities, self.memory, self.barrier), clock
+        )
+        self._admission = AdmissionService(self.membership, self.roster, self.memory, data_key)
+        self._joining = JoiningListener(
+            JoiningTrust(self.authorities, self.memory, self.commit, self.barrier, clock, ids),
+            current,
+            clock,
+        )
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Serve until cancelled; `ready` is set once this manager can be asked anything."""
+        keep = self._supervisor.keep
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep("feed", self.feed.run), name="feed")
+            group.create_task(follow(self._store, self._current), name="identity on disk")
+            await self.feed.ready()
+            group.create_task(keep("presence", self._presence.run), name="presence")
+            group.create_task(keep("statuses", self._statuses.run), name="statuses")
+            group.create_task(keep("leadership", self.leadership.run), name="leadership")
+            group.create_task(keep("agents", self._serve_grpc), name="agents")
+            group.create_task(keep("joining", self._serve_joining), name="joining")
+            ready.set()
+
+    async def _serve_grpc(self) -> None:
+        on = server(self._current, ACCESS, self._clock, self._admit)
+        add_DispatcherServicer_to_server(self._dispatcher, on)
+        add_CAServicer_to_server(self._certificates, on)
+        add_MembersServicer_to_server(self._admission, on)
+        bind(on, f"{self._any_address()}:{self._config.port}", self._current)
+        await on.start()
+        try:
+            await on.wait_for_termination()
+        finally:
+            await on.stop(STOP_SECONDS)
+
+    async def _serve_joining(self) -> None:
+        await self._joining.run(self._any_address().strip("[]"), self._config.join_port)
+
+    def _any_address(self) -> str:
+        return "[::]" if ":" in self._config.address else "0.0.0.0"  # noqa: S104 - mTLS
+
+    def _admit(self, peer: Peer) -> None:
+        """A manager's certificate is good only while its node is meant to be one."""
+        node = self.memory.node(NodeID(peer.node_id))
+        if peer.role is not Role.MANAGER or node is None:
+            return
+        if node.role_told is not NodeRole.MANAGER:
+            raise PermissionDenied(f"node {peer.node_id} is not a manager any more")
+
+    def _credentials(self) -> Mapping[ServiceID, str]:
+        """Registry credentials of services, opened."""
+        return {
+            service.id: self.sealer.open(
+                service.registry_auth, f"registry/{service.id}"
+            ).decode()
+            for service in self.memory.services()
+            if service.registry_auth
+        }
+
+
+def private_socket(config: HostConfig) -> Path:
+    """Where this manager's REST API listens for the agent of its host."""
+    return Path(config.run) / "manager.sock"
