@@ -1,7 +1,7 @@
-"""Cluster paths: piped to the local manager where there is one, refused as Swarm does elsewhere.
+"""Cluster paths: piped to the local manager where there is one, else refused as Swarm does.
 
-The seam `Cluster` is what the rest of the API needs; `Gateway` is the plain form of it. The pipe
-is of bytes, upgrades and streams included: nothing of the cluster half is understood here.
+The seam `Cluster` is what the rest of the API needs; `Gateway` is the plain form of it. The
+pipe is of bytes, upgrades and streams included: nothing of the cluster half is understood here.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from shoal.model.errors import Unavailable, Unimplemented
 ROOTS = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 NOT_IN_SWARM = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect'
-    " this node to swarm and try again."
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to'
+    " connect this node to swarm and try again."
 )
 WORKER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster"
-    " state. Please run this command on a manager node or promote the current node to a manager."
+    " state. Please run this command on a manager node or promote the current node to a"
+    " manager."
 )
 _CHUNK = 1 << 16
 

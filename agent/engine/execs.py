@@ -130,10 +130,7 @@ class Execs:
         Raises:
             ClusterError: it cannot run; `exit_code` is 126 or 127 then, as under Docker.
         """
-        if one.started:
-            raise Conflict(f"exec {one.id} has already been started")
-        if one.container.state.status != "running":
-            raise Conflict(f"container {one.container.id} is not running")
+        self.check_startable(one)
         one.started = True
         asked = one.asked
         request = ExecRequest(
@@ -162,6 +159,13 @@ class Execs:
         self._following.add(task)
         task.add_done_callback(self._following.discard)
         return one.process.attachment
+
+    def check_startable(self, one: Exec) -> None:
+        """Refuse a second start, and one in a container that does not run."""
+        if one.started:
+            raise Conflict(f"Error: Exec command {one.id} is already running")
+        if one.container.state.status != "running":
+            raise Conflict(f"container {one.container.id} is not running")
 
     async def wait(self, one: Exec) -> int:
         """The exit code, once it has ended."""
