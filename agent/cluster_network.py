@@ -1,0 +1,69 @@
+"""The assignments' words for mesh and published ports, said in the host network's.
+
+The seam `agent.worker.ClusterNetwork`, implemented on `agent.network.host_network.HostNetwork`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import structlog
+
+from agent.network import desired
+from shoal.model.assignment import IngressSet, MeshPart
+
+_log = structlog.get_logger(__name__)
+
+
+class Wires(Protocol):
+    """What is used of the host's network."""
+
+    async def set_mesh(self, mesh: desired.Mesh | None) -> None: ...
+
+    async def set_ingress(self, entries: Sequence[desired.IngressPort]) -> list[str]: ...
+
+
+class HostClusterNetwork:
+    """This host's part; `underlay` is the address that its peers send to."""
+
+    def __init__(self, wires: Wires, underlay: str) -> None:
+        self._wires = wires
+        self._underlay = underlay
+
+    async def set_mesh(self, mesh: MeshPart) -> None:
+        """Join the mesh as told; an empty subnet is no mesh."""
+        await self._wires.set_mesh(mesh_of(mesh, self._underlay))
+
+    async def set_ingress(self, ingress: IngressSet) -> None:
+        """Publish exactly these ports; those that are taken on this host are logged."""
+        for sentence in await self._wires.set_ingress(ingress_of(ingress)):
+            _log.warning("port not published here", reason=sentence)
+
+
+def mesh_of(mesh: MeshPart, underlay: str) -> desired.Mesh | None:
+    """The mesh as the host's network takes it."""
+    if not mesh.subnet:
+        return None
+    return desired.Mesh(
+        subnet=mesh.subnet,
+        underlay=underlay,
+        peers=tuple(
+            desired.Peer(node=peer.node_id, underlay=peer.address, subnet=peer.subnet)
+            for peer in mesh.peers
+        ),
+        udp_port=mesh.port,
+    )
+
+
+def ingress_of(ingress: IngressSet) -> tuple[desired.IngressPort, ...]:
+    """Published ports as the host's network takes them."""
+    return tuple(
+        desired.IngressPort(
+            protocol=cast("desired.Protocol", port.protocol),
+            published_port=port.published,
+            backends=tuple(
+                desired.Backend(address=backend.address, port=backend.port)
+                for backend in port.backends
+            ),
+        )
+        for port in ingress.ports
+    )

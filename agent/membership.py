@@ -1,0 +1,235 @@
+"""This host's life as a node: keeps a session with some manager while it has an identity.
+
+`ClusterAgent` puts worker, session and journal together. The composition root makes one when
+the host has an identity, calls `restore` before the engine adopts its containers, runs `run` in
+its TaskGroup, and drops it after `leave`. Getting an identity (init, join) and giving it up is
+its owner's. No manager in reach is no trouble: the tasks go on by the journal.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+import structlog
+
+from agent.managers import Managers
+from agent.report import Reports
+from agent.session import Session
+from agent.worker import Worker
+from shoal.common.backoff import Backoff
+from shoal.common.identity import CurrentIdentity, Identity
+from shoal.common.rpc import channel
+from shoal.common.supervise import stoppable_group
+from shoal.model.assignment import Assignments, ManagerAddress, Stamp
+from shoal.model.errors import ClusterError, PermissionDenied
+from shoal.model.ids import ClusterID, NodeID
+from shoal.model.objects import NodeReport
+
+_log = structlog.get_logger(__name__)
+
+RECONNECT = Backoff(first=0.1, factor=2.0, cap=2.0, jitter=0.5)
+DENIALS = 5
+"""So many refusals in a row, by any managers, mean that the node was removed. A single one may
+come from a manager that has not heard of a new node yet."""
+
+LocalState = Literal["pending", "active", "error"]
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's membership as `docker info` shows it.
+
+    `manager` is the address of the one that serves this node now, empty without a session.
+    """
+
+    node_id: NodeID
+    cluster_id: ClusterID
+    role: str
+    local_state: LocalState
+    manager: str = ""
+    managers: tuple[ManagerAddress, ...] = ()
+    error: str = ""
+
+
+class ClusterAgent:
+    """One node of one cluster.
+
+    Args:
+        managers: addresses to try first, where the journal knows none: where it joined.
+        describe: what this node is; asked for again at each session and each status.
+        told: called with the new set after it was applied: role, managers.
+    """
+
+    def __init__(
+        self,
+        current: CurrentIdentity,
+        worker: Worker,
+        reports: Reports,
+        managers: Sequence[ManagerAddress],
+        describe: Callable[[], NodeReport],
+        chance: random.Random,
+        told: Callable[[Assignments], None] | None = None,
+    ) -> None:
+        self._current = current
+        self._worker = worker
+        self._reports = reports
+        self._first_managers = tuple(managers)
+        self._managers = Managers(managers)
+        self._describe = describe
+        self._chance = chance
+        self._told = told
+        self._session: Session | None = None
+        self._serving = ""
+        self._was_open = False
+        self._error = ""
+        self._denials = 0
+
+    @property
+    def worker(self) -> Worker:
+        """The tasks of this node."""
+        return self._worker
+
+    def state(self) -> NodeView:
+        """Where this node's membership stands."""
+        identity = self._current.get()
+        return NodeView(
+            node_id=identity.node_id,
+            cluster_id=identity.cluster_id,
+            role=self._worker.assignments.role,
+            local_state=self._local_state(),
+            manager=self._serving,
+            managers=self._worker.assignments.managers.managers or self._first_managers,
+            error=self._error,
+        )
+
+    def _local_state(self) -> LocalState:
+        if self._denials >= DENIALS:
+            return "error"
+        return "active" if self._was_open or self._worker.stamp.revision else "pending"
+
+    def manager_addresses(self) -> tuple[str, ...]:
+        """For calls of others (certificate renewal): all managers, the most trusted first."""
+        return self._managers.addresses()
+
+    def described(self) -> None:
+        """What `describe` says has changed; the manager is told."""
+        if self._session is not None:
+            self._session.wake()
+
+    async def restore(self) -> None:
+        """Take up the journal: mesh, ports, tasks. Before the engine adopts."""
+        await self._worker.restore()
+        self._managers.replace(self._worker.assignments.managers.managers)
+
+    async def run(self) -> None:
+        """Be a node until cancelled.
+
+        Raises:
+            PermissionDenied: the cluster does not know this node any more. Its containers are
+                left as they are: `leave` removes them.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._worker.run(), name="worker")
+                await self._keep_session()
+        except ExceptionGroup as group_error:
+            for error in group_error.exceptions:
+                if isinstance(error, PermissionDenied):
+                    raise PermissionDenied(str(error)) from group_error
+            raise
+
+    async def leave(self) -> None:
+        """Remove all tasks, mesh, ports and the journal. When `run` has ended."""
+        async with stoppable_group() as group:
+            group.start(self._worker.run(), name="worker")
+            await self._worker.remove_all()
+            group.stop()
+        await self._worker.release()
+
+    # -- sessions
+    # ------------------------------------------------------------------------
+
+    async def _keep_session(self) -> None:
+        delays = RECONNECT.delays(self._chance)
+        address = ""
+        while True:
+            identity = self._current.get()
+            address = self._managers.choose(self._chance, avoid=address)
+            opened = await self._talk(address, identity)
+            if self._current.get() is not identity:
+                address = ""
+                continue
+            if opened:
+                delays = RECONNECT.delays(self._chance)
+            await asyncio.sleep(next(delays))
+
+    async def _talk(self, address: str, identity: Identity) -> bool:
+        """One session, until it ends or the identity changes; whether it was opened."""
+        if not address:
+            self._error = "no manager is known"
+            return False
+        error = await self._session_with(address, identity)
+        opened = self._serving != ""
+        self._serving, self._session = "", None
+        if error is None:
+            return opened
+        self._managers.failed(address)
+        self._error = str(error)
+        _log.warning("session ended", manager=address, opened=opened, reason=str(error))
+        if isinstance(error, PermissionDenied):
+            self._denials += 1
+            if self._denials >= DENIALS:
+                raise error
+        return opened
+
+    async def _session_with(self, address: str, identity: Identity) -> ClusterError | None:
+        """None when another identity ended it."""
+        failure: ClusterError | None = None
+        async with channel(address, identity) as connection:
+            session = Session(
+                connection,
+                _Told(self._worker, self._on_told),
+                self._reports,
+                self._describe,
+                lambda identity: self._on_open(address, identity),
+            )
+            self._session = session
+            async with stoppable_group() as group:
+                group.start(self._until_renewed(identity, group.stop), name="renewed")
+                try:
+                    await session.run()
+                except ClusterError as error:
+                    failure = error
+                group.stop()
+        return failure
+
+    async def _until_renewed(self, identity: Identity, stop: Callable[[], None]) -> None:
+        await self._current.changed(identity)
+        stop()
+
+    def _on_open(self, address: str, session: str) -> None:
+        self._managers.succeeded(address)
+        self._serving, self._was_open, self._error, self._denials = address, True, "", 0
+        _log.info("session opened", manager=address, session=session)
+
+    def _on_told(self, told: Assignments) -> None:
+        self._managers.replace(told.managers.managers)
+        if self._told is not None:
+            self._told(told)
+
+
+class _Told:
+    """The worker, and then whoever else wants to know."""
+
+    def __init__(self, worker: Worker, after: Callable[[Assignments], None]) -> None:
+        self._worker = worker
+        self._after = after
+
+    @property
+    def stamp(self) -> Stamp:
+        return self._worker.stamp
+
+    async def apply(self, stamp: Stamp, told: Assignments) -> None:
+        await self._worker.apply(stamp, told)
+        self._after(told)

@@ -1,0 +1,239 @@
+"""One session with a manager: register, heartbeat, receive, report.
+
+Reads and writes one stream until either side ends it. What is told goes to a `Listener`
+(`agent.worker`), after the checks that keep an older word from undoing a newer one. Which
+manager to talk to, and when to try again, is `agent.membership`'s.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from agent.assignments import NOTHING, merge
+from agent.report import Reports
+from proto import dispatcher_pb2, dispatcher_pb2_grpc
+from proto.convert import from_message, to_message
+from shoal.common.rpc import from_status
+from shoal.model.assignment import Assignments, Difference, Stamp
+from shoal.model.errors import Unavailable
+from shoal.model.objects import NodeReport
+
+_log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS = 2.0
+WELCOME_SECONDS = 12.0
+SILENCE_SECONDS = 2.0
+"""A manager answers each heartbeat; silence for longer than this is the session's end."""
+
+Stream = grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage]
+
+
+class Listener(Protocol):
+    """Who acts on what is told."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """The greatest stamp applied."""
+        ...
+
+    async def apply(self, stamp: Stamp, told: Assignments) -> None:
+        """Act on a new set; return when it would survive a crash."""
+        ...
+
+
+class Session:
+    """A conversation over a channel; `run` it once."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        listener: Listener,
+        reports: Reports,
+        describe: Callable[[], NodeReport],
+        opened: Callable[[str], None],
+    ) -> None:
+        self._channel = channel
+        self._listener = listener
+        self._reports = reports
+        self._describe = describe
+        self._opened = opened
+        self._described = NodeReport()
+        self._told = NOTHING
+        self._sequence = 0
+        self._resync = False
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be something to say: a status, another description."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Talk until the stream ends; always raises.
+
+        Raises:
+            PermissionDenied: the manager does not know this node.
+            Unavailable: it cannot be reached, fell silent, or knows less than this node does.
+            ClusterError: it refuses for another reason.
+        """
+        try:
+            await self._run()
+        except ExceptionGroup as group:
+            raise _translated(_first(group)) from group
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            raise _translated(error) from error
+        raise Unavailable("the manager ended the session")
+
+    async def _run(self) -> None:
+        await self._connected()
+        stream: Stream = dispatcher_pb2_grpc.DispatcherStub(self._channel).Session()
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                heartbeat = await self._register(stream)
+            self._reports.begin_session()
+            self._reports.wake = self.wake
+            async with asyncio.TaskGroup() as group:
+                tell = group.create_task(self._tell(stream, heartbeat), name="tell")
+                await self._hear(stream)
+                tell.cancel()
+        finally:
+            self._reports.wake = None
+            stream.cancel()
+
+    async def _connected(self) -> None:
+        """Wait for the connection; gRPC itself would try a dead address for 20 seconds."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                state = self._channel.get_state(try_to_connect=True)
+                while state is not grpc.ChannelConnectivity.READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        return  # the call says why
+                    await self._channel.wait_for_state_change(state)
+                    state = self._channel.get_state(try_to_connect=True)
+        except TimeoutError as error:
+            raise Unavailable(f"no answer within {CONNECT_SECONDS:g} s") from error
+
+    async def _register(self, stream: Stream) -> float:
+        """Say who we are; the seconds between heartbeats."""
+        self._described = self._describe()
+        register = dispatcher_pb2.Register()
+        to_message(self._described, register.report)
+        to_message(self._listener.stamp, register.applied)
+        await stream.write(dispatcher_pb2.AgentMessage(register=register))
+        answer = await _read(stream)
+        if answer.WhichOneof("said") != "welcome":
+            raise Unavailable("the manager did not welcome this node")
+        self._opened(answer.welcome.session_id)
+        return float(answer.welcome.heartbeat_ns / 1e9)
+
+    # -- what we are told
+    # ----------------------------------------------------------------
+
+    async def _hear(self, stream: Stream) -> None:
+        while True:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                message = await _read(stream)
+            match message.WhichOneof("said"):
+                case "assignments":
+                    await self._assigned(message.assignments)
+                case "status_ack":
+                    self._reports.acknowledge(message.status_ack.sequence)
+                case _:
+                    continue  # a heartbeat's answer: that it came is all there is to it
+
+    async def _assigned(self, said: dispatcher_pb2.AssignmentsMessage) -> None:
+        stamp = from_message(said.stamp, Stamp)
+        if stamp < self._listener.stamp:
+            raise Unavailable(
+                f"the manager is behind: it speaks of {stamp}, and {self._listener.stamp} is"
+                " applied already"
+            )
+        if not said.complete and (self._sequence == 0 or said.sequence != self._sequence + 1):
+            _log.warning("assignments missed", expected=self._sequence + 1, got=said.sequence)
+            self._sequence = 0
+            self._resync = True
+            self.wake()
+            return
+        self._sequence = said.sequence
+        difference = from_message(said.difference, Difference)
+        self._told = merge(self._told, difference, complete=said.complete)
+        await self._listener.apply(stamp, self._told)
+
+    # -- what we say: one writer
+    # --------------------------------------------------------
+
+    async def _tell(self, stream: Stream, heartbeat: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            for message in self._news():
+                await stream.write(message)
+            if loop.time() >= due:
+                beat = dispatcher_pb2.AgentMessage(heartbeat=dispatcher_pb2.Heartbeat())
+                await stream.write(beat)
+                due = loop.time() + heartbeat
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue  # time for a heartbeat
+            self._woken.clear()
+
+    def _news(self) -> list[dispatcher_pb2.AgentMessage]:
+        news = []
+        if self._resync:
+            self._resync = False
+            news.append(dispatcher_pb2.AgentMessage(resync=dispatcher_pb2.Resync()))
+        present = self._describe()
+        if present != self._described:
+            self._described = present
+            described = dispatcher_pb2.Described()
+            to_message(present, described.report)
+            news.append(dispatcher_pb2.AgentMessage(described=described))
+        taken = self._reports.take()
+        if taken is not None:
+            sequence, statuses = taken
+            update = dispatcher_pb2.StatusUpdate(sequence=sequence)
+            for task, status in statuses.items():
+                report = update.reports.add(task_id=task)
+                to_message(status, report.status)
+            news.append(dispatcher_pb2.AgentMessage(status=update))
+        return news
+
+
+async def _read(stream: Stream) -> dispatcher_pb2.ManagerMessage:
+    message = await stream.read()
+    if not isinstance(message, dispatcher_pb2.ManagerMessage):  # the end of the stream
+        raise await _ending(stream)
+    return message
+
+
+async def _ending(stream: Stream) -> Exception:
+    """Why the manager ended the stream."""
+    code, details = await stream.code(), await stream.details()
+    if code is grpc.StatusCode.OK:
+        return Unavailable("the manager ended the session")
+    return from_status(
+        grpc.aio.AioRpcError(
+            code, await stream.initial_metadata(), await stream.trailing_metadata(), details
+        )
+    )
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The first of the errors themselves, however nested."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_status(error)
+    if isinstance(error, TimeoutError):
+        return Unavailable("the manager fell silent")
+    return error

@@ -1,0 +1,296 @@
+"""From what this node is told to running task managers, dependencies and network.
+
+Owns the journal: a new set is on disk before it acts, statuses follow at the next occasion.
+`restore` brings back what the journal holds, so that containers of a restarted agent are
+adopted and tasks go on without any manager; `run` works until cancelled. The managers are
+talked to by `agent.session`.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from typing import Protocol
+
+import structlog
+from msgspec.structs import replace
+
+from agent.assignments import NOTHING
+from agent.journal import Entry, Journal, without_secrets
+from agent.report import Reports
+from agent.runtime.controller import Controller
+from agent.task import machine
+from agent.task.manager import TaskManager
+from shoal.common.clock import Clock
+from shoal.model.assignment import (
+    AssignedTask,
+    Assignments,
+    IngressSet,
+    MeshPart,
+    Stamp,
+)
+from shoal.model.errors import ClusterError
+from shoal.model.ids import ServiceID, TaskID
+from shoal.model.objects import TaskStatus
+from shoal.model.states import TaskState
+
+_log = structlog.get_logger(__name__)
+
+NETWORK_RETRY_SECONDS = 1.0
+
+
+class Controllers(Protocol):
+    """Where controllers come from."""
+
+    def make(self, task: AssignedTask) -> Controller:
+        """A controller for one task; it finds the task's container if there is one."""
+        ...
+
+    def owned(self) -> Iterable[TaskID]:
+        """The tasks that have a container on this host."""
+        ...
+
+
+class ClusterNetwork(Protocol):
+    """This host's part in the cluster's network. Errors are `shoal.model.errors` classes."""
+
+    async def set_mesh(self, mesh: MeshPart) -> None:
+        """Join the mesh as told; an empty subnet is no mesh. Idempotent."""
+        ...
+
+    async def set_ingress(self, ingress: IngressSet) -> None:
+        """Publish exactly these ports. Idempotent."""
+        ...
+
+
+class Payloads(Protocol):
+    """Where controllers find what never goes to disk: secrets, configs, credentials."""
+
+    def update(self, told: Assignments) -> None:
+        """A manager's word: these are all there are now."""
+        ...
+
+
+class Worker:
+    """All tasks of this node."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        controllers: Controllers,
+        payloads: Payloads,
+        network: ClusterNetwork,
+        reports: Reports,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self._journal = journal
+        self._controllers = controllers
+        self._payloads = payloads
+        self._network = network
+        self._reports = reports
+        self._clock = clock
+        self._chance = chance
+        self._entry = Entry()
+        self._assignments = NOTHING
+        self._statuses: dict[TaskID, TaskStatus] = {}
+        self._managers: dict[TaskID, TaskManager] = {}
+        self._unsaved = asyncio.Event()
+        self._saving = asyncio.Lock()
+        self._network_wanted = asyncio.Event()
+        self._networking = asyncio.Lock()
+        self._mesh: MeshPart | None = None
+        self._ingress: IngressSet | None = None
+        self._begun: asyncio.Queue[TaskManager] = asyncio.Queue()
+        self._removed: set[TaskID] = set()
+        self._ended = asyncio.Event()
+        self._swept = False
+
+    @property
+    def stamp(self) -> Stamp:
+        """The greatest one applied."""
+        return self._entry.stamp
+
+    @property
+    def assignments(self) -> Assignments:
+        """What this node was told last."""
+        return self._assignments
+
+    def statuses(self) -> dict[TaskID, TaskStatus]:
+        """The newest status of each task."""
+        return dict(self._statuses)
+
+    # -- what is told
+    # ------------------------------------------------------------------
+
+    async def restore(self) -> None:
+        """Take up the journal: network and tasks. Before the engine adopts its containers."""
+        entry = await asyncio.to_thread(self._journal.load)
+        self._entry = entry
+        self._statuses = dict(entry.statuses)
+        self._assignments = entry.assignments
+        await self._connect()
+        self._take_tasks(entry.assignments)
+
+    async def apply(self, stamp: Stamp, told: Assignments) -> None:
+        """Act on a new set. It is in the journal when this returns, and under way."""
+        self._assignments = told
+        self._payloads.update(told)
+        self._entry = replace(self._entry, stamp=stamp)
+        await self._save()
+        if told.mesh != self._mesh:
+            await self._connect()
+        self._take_tasks(told)
+        if told.ingress != self._ingress:
+            await self._connect()
+        if not self._swept:
+            self._swept = True
+            self._remove_strays()
+
+    async def release(self) -> None:
+        """Leave the cluster: forget mesh, ports and journal.
+
+        First `remove_all`, while `run` still works; then end `run`, then this.
+        """
+        self._entry, self._assignments, self._statuses = Entry(), NOTHING, {}
+        self._removed.clear()
+        self._payloads.update(NOTHING)
+        await self._network.set_ingress(IngressSet())
+        await self._network.set_mesh(MeshPart())
+        self._mesh, self._ingress = None, None
+        await asyncio.to_thread(self._journal.remove)
+
+    async def remove_all(self) -> None:
+        """Stop and remove every task of this node; returns when none is left."""
+        self._assignments = NOTHING
+        self._take_tasks(NOTHING)
+        while self._managers:
+            self._ended.clear()
+            await self._ended.wait()
+
+    def _take_tasks(self, told: Assignments) -> None:
+        for task in told.tasks.values():
+            manager = self._managers.get(task.id)
+            if manager is not None:
+                manager.update(task)
+            elif task.id not in self._removed:
+                self._begin(task)
+        for key, manager in self._managers.items():
+            if key not in told.tasks:
+                manager.update(_leaving(manager.task))
+        for key in self._removed - told.tasks.keys():
+            self._removed.discard(key)
+            self._forget(key)
+
+    def _remove_strays(self) -> None:
+        """Remove containers of tasks that neither journal nor managers know, once."""
+        for key in self._controllers.owned():
+            if key not in self._assignments.tasks and key not in self._managers:
+                _log.warning("container of an unknown task", task=key)
+                stray = AssignedTask(id=key, service_id=ServiceID(""), service_name="", name="")
+                self._begin(_leaving(stray))
+
+    def _begin(self, task: AssignedTask) -> None:
+        known = self._statuses.get(task.id)
+        status = known or machine.accepted(self._clock.now())
+        manager = TaskManager(
+            task,
+            status,
+            self._controllers.make(task),
+            self._on_status,
+            self._clock,
+            self._chance,
+        )
+        self._managers[task.id] = manager
+        self._on_status(task.id, status)
+        self._begun.put_nowait(manager)
+
+    def _on_status(self, task: TaskID, status: TaskStatus) -> None:
+        self._statuses[task] = status
+        self._reports.put(task, status)
+        self._unsaved.set()
+
+    # -- what runs
+    # ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run all tasks until cancelled; cancelling stops no container."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_journal(), name="journal")
+            group.create_task(self._keep_network(), name="cluster network")
+            while True:
+                manager = await self._begun.get()
+                group.create_task(self._run_task(manager), name=f"task {manager.task.id}")
+
+    async def _run_task(self, manager: TaskManager) -> None:
+        await manager.run()
+        task = manager.task.id
+        del self._managers[task]
+        if task in self._assignments.tasks:
+            self._removed.add(task)  # its last status stands until it is told no more
+        else:
+            self._forget(task)
+        self._ended.set()
+
+    def _forget(self, task: TaskID) -> None:
+        self._statuses.pop(task, None)
+        self._reports.forget(task)
+        self._unsaved.set()
+
+    async def _keep_journal(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            try:
+                await self._save()
+            except ClusterError as error:
+                _log.error("journal not written", reason=str(error))
+                await asyncio.sleep(NETWORK_RETRY_SECONDS)
+                self._unsaved.set()
+
+    async def _save(self) -> None:
+        async with self._saving:  # two writers would take each other's temporary file
+            self._unsaved.clear()
+            entry = replace(
+                self._entry,
+                assignments=without_secrets(self._journaled()),
+                statuses=dict(self._statuses),
+            )
+            await asyncio.to_thread(self._journal.save, entry)
+
+    def _journaled(self) -> Assignments:
+        """What is told, and what is still to be removed though told no more."""
+        told = self._assignments
+        leaving = {
+            key: _leaving(manager.task)
+            for key, manager in self._managers.items()
+            if key not in told.tasks
+        }
+        return replace(told, tasks={**told.tasks, **leaving}) if leaving else told
+
+    # -- network
+    # -------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        """Bring the network to what is told; what fails now is tried again by `run`."""
+        async with self._networking:  # the order of calls is the order of words
+            told = self._assignments
+            try:
+                if told.mesh != self._mesh:
+                    await self._network.set_mesh(told.mesh)
+                    self._mesh = told.mesh
+                if told.ingress != self._ingress:
+                    await self._network.set_ingress(told.ingress)
+                    self._ingress = told.ingress
+            except ClusterError as error:
+                _log.warning("cluster network not as told yet", reason=str(error))
+                self._network_wanted.set()
+
+    async def _keep_network(self) -> None:
+        while True:
+            await self._network_wanted.wait()
+            await asyncio.sleep(NETWORK_RETRY_SECONDS)
+            self._network_wanted.clear()
+            await self._connect()
+
+
+def _leaving(task: AssignedTask) -> AssignedTask:
+    return replace(task, desired_state=TaskState.REMOVE)
