@@ -265,6 +265,11 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
         return self.service_spec.task_template
 
     @property
+    def name(self) -> str:
+        """`web.1.<id>`; a global service's tasks carry their node's id for the slot."""
+        return f"{self.service_spec.name}.{self.slot or self.node_id}.{self.id}"
+
+    @property
     def ended(self) -> bool:
         """Whether it was observed to have ended."""
         return is_terminal(self.status.state)
