@@ -1,0 +1,74 @@
+"""What a user left out of a service's spec, said: the form in which specs are kept. Pure.
+
+Only what Docker itself writes into the stored spec; what a missing block means to the
+orchestrators is `shoal.model.defaults`'.
+"""
+
+import msgspec
+
+from shoal.model.objects import Endpoint
+from shoal.model.spec.service import (
+    EndpointSpec,
+    PortConfig,
+    Replicated,
+    ServiceMode,
+    ServiceSpec,
+)
+from shoal.model.spec.task import TaskSpec
+
+
+def canonical_service(spec: ServiceSpec) -> ServiceSpec:
+    """Mode, replicas, runtime and the words of ports filled in."""
+    endpoint = spec.endpoint_spec or EndpointSpec()
+    return msgspec.structs.replace(
+        spec,
+        mode=_mode(spec.mode),
+        task_template=_template(spec.task_template),
+        endpoint_spec=EndpointSpec(
+            mode=endpoint.mode or "vip", ports=tuple(_port(port) for port in endpoint.ports)
+        ),
+    )
+
+
+def _mode(mode: ServiceMode) -> ServiceMode:
+    if mode == ServiceMode() or (
+        mode.replicated is not None and mode.replicated.replicas is None
+    ):
+        return ServiceMode(replicated=Replicated(replicas=1))
+    return mode
+
+
+def _template(template: TaskSpec) -> TaskSpec:
+    container = template.container_spec
+    if container is not None and not container.isolation:
+        container = msgspec.structs.replace(container, isolation="default")
+    return msgspec.structs.replace(
+        template, container_spec=container, runtime=template.runtime or "container"
+    )
+
+
+def _port(port: PortConfig) -> PortConfig:
+    return msgspec.structs.replace(
+        port, protocol=port.protocol or "tcp", publish_mode=port.publish_mode or "ingress"
+    )
+
+
+def endpoint_of(spec: ServiceSpec, before: Endpoint) -> Endpoint:
+    """The endpoint as far as the spec decides it, so that a port it names is taken at once.
+
+    A port that is left to the allocator keeps the number it has had. `spec` of the endpoint
+    stays as it was: it is the allocator's sign of having done its part.
+    """
+    wanted = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    had = {_target(port): port.published_port for port in before.ports}
+    ports = tuple(
+        port
+        if port.published_port or port.publish_mode == "host"
+        else msgspec.structs.replace(port, published_port=had.get(_target(port), 0))
+        for port in wanted
+    )
+    return msgspec.structs.replace(before, ports=ports)
+
+
+def _target(port: PortConfig) -> tuple[str, str, int, str]:
+    return (port.name, port.protocol, port.target_port, port.publish_mode)

@@ -1,0 +1,136 @@
+"""The cluster itself: its settings, its join tokens, what its CA is.
+
+Founding, joining and leaving are not here: they begin or end a manager (`manager.founding`,
+`manager.enrolment`).
+"""
+
+import base64
+from functools import lru_cache
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+
+from manager.ca.sealed import ClusterSecrets, open_secrets, seal_secrets
+from manager.ca.tokens import RandomBytes, new_token
+from manager.control.writing import Writer
+from manager.store.memory import Memory
+from manager.store.sealing import Sealer
+from shoal.common.certificates import load_chain
+from shoal.common.clock import Clock
+from shoal.model.changes import Group, Update
+from shoal.model.errors import Conflict, Unavailable
+from shoal.model.objects import Cluster
+from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.validate.cluster import check_cluster
+from shoal.model.validate.refusal import out_of_sequence, precondition, unimplemented
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """What shall be made anew together with an update."""
+
+    worker_token: bool = False
+    manager_token: bool = False
+    unlock_key: bool = False
+
+
+class TLSInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The CA in force: certificate in PEM, subject and key in base64 of their DER."""
+
+    trust_root: str = ""
+    issuer_subject: str = ""
+    issuer_public_key: str = ""
+
+
+class ClusterSettings:
+    """The operations on the cluster object."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        memory: Memory,
+        sealer: Sealer,
+        clock: Clock,
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._writer = writer
+        self._memory = memory
+        self._sealer = sealer
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    def cluster(self) -> Cluster:
+        """The cluster object."""
+        found = self._memory.cluster()
+        if found is None:
+            raise Unavailable("the cluster's state is not loaded yet", retry_after=1.0)
+        return found
+
+    def secrets(self) -> ClusterSecrets:
+        """Its tokens and keys."""
+        cluster = self.cluster()
+        return open_secrets(self._sealer, cluster.id, cluster.sealed)
+
+    def unlock_key(self) -> str:
+        """The key to unlock managers with; empty while they are not locked."""
+        cluster = self.cluster()
+        locks = cluster.spec.encryption_config.auto_lock_managers
+        return self.secrets().unlock_key if locks else ""
+
+    def unlock(self) -> None:
+        """Managers that answer are not locked."""
+        raise Conflict("swarm is not locked")
+
+    async def update(self, spec: ClusterSpec, version: int, rotation: Rotation) -> None:
+        """Take new settings; make tokens anew that are asked for."""
+        check_cluster(spec)
+        if rotation.unlock_key:
+            raise unimplemented("rotateManagerUnlockKey", "autolock is not supported yet")
+
+        def decide() -> tuple[Group, None]:
+            cluster = self.cluster()
+            if version != cluster.version:
+                raise out_of_sequence()
+            if spec.ca_config.force_rotate != cluster.spec.ca_config.force_rotate:
+                raise unimplemented(
+                    "CAConfig.ForceRotate", "rotating the cluster's CA is not supported yet"
+                )
+            changed = msgspec.structs.replace(
+                cluster,
+                spec=spec,
+                sealed=self._rotated(cluster, rotation),
+                updated_at=self._clock.now(),
+            )
+            return Group((Update(changed),), "cluster updated"), None
+
+        await self._writer.write(decide)
+
+    def _rotated(self, cluster: Cluster, rotation: Rotation) -> bytes:
+        if not (rotation.worker_token or rotation.manager_token):
+            return cluster.sealed
+        if not cluster.root_ca:
+            raise precondition("the cluster has no CA that a join token could name")
+        root = load_chain(cluster.root_ca.encode(), what="root certificate")[0]
+        secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
+        if rotation.worker_token:
+            token = str(new_token(root, self._random_bytes))
+            secrets = msgspec.structs.replace(secrets, worker_token=token)
+        if rotation.manager_token:
+            token = str(new_token(root, self._random_bytes))
+            secrets = msgspec.structs.replace(secrets, manager_token=token)
+        return seal_secrets(self._sealer, cluster.id, secrets)
+
+
+@lru_cache(maxsize=8)
+def tls_info(root_ca: str) -> TLSInfo:
+    """What clients are told of a root certificate."""
+    if not root_ca:
+        return TLSInfo()
+    root = load_chain(root_ca.encode(), what="root certificate")[0]
+    key = root.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return TLSInfo(
+        trust_root=root_ca,
+        issuer_subject=base64.b64encode(root.subject.public_bytes()).decode(),
+        issuer_public_key=base64.b64encode(key).decode(),
+    )

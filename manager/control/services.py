@@ -1,0 +1,225 @@
+"""Services: create, update, roll back, remove, list. What runs for them is the deciders'."""
+
+import random
+from datetime import datetime
+
+import msgspec
+
+from manager.control.canonical import canonical_service, endpoint_of
+from manager.control.credentials import read_header, seal_registry_auth
+from manager.control.inventing import invent_name
+from manager.control.lookup import find_service
+from manager.control.writing import Writer
+from manager.store.memory import Memory
+from manager.store.sealing import Sealer
+from manager.view import View
+from shoal.common.clock import Clock
+from shoal.model.changes import Create, Delete, Group, Update
+from shoal.model.ids import IdSource, ServiceID
+from shoal.model.objects import Endpoint, Service, UpdateStatus
+from shoal.model.spec.service import PortConfig, ServiceMode, ServiceSpec
+from shoal.model.states import UpdateState
+from shoal.model.validate.refusal import (
+    exists,
+    invalid,
+    out_of_sequence,
+    precondition,
+    unimplemented,
+)
+from shoal.model.validate.service import check_service
+
+
+class ServiceUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to change a service.
+
+    Attributes:
+        version: `Version.Index` of what the caller read.
+        registry_auth: the header, empty to keep what is there.
+        registry_auth_from: `spec` or `previous-spec`, which come to the same: a service keeps
+            one set of credentials, the last that was given.
+        rollback: empty, or `previous`: then the spec before this one is taken.
+    """
+
+    spec: ServiceSpec
+    version: int
+    registry_auth: str = ""
+    registry_auth_from: str = ""
+    rollback: str = ""
+
+
+class Services:
+    """The operations on services."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        memory: Memory,
+        sealer: Sealer,
+        clock: Clock,
+        ids: IdSource,
+        chance: random.Random,
+    ) -> None:
+        self._writer = writer
+        self._memory = memory
+        self._sealer = sealer
+        self._clock = clock
+        self._ids = ids
+        self._chance = chance
+
+    async def create(self, spec: ServiceSpec, registry_auth: str = "") -> ServiceID:
+        """A new service; it gets a name if it has none."""
+        auth = read_header(registry_auth)
+        invented = not spec.name
+        identity = ServiceID(self._ids.new())
+        sealed = seal_registry_auth(self._sealer, identity, auth)
+
+        def decide() -> tuple[Group, ServiceID]:
+            named = spec
+            if invented:
+                named = msgspec.structs.replace(spec, name=self._free_name())
+            check_service(named)
+            full = canonical_service(named)
+            if self._memory.service_named(full.name) is not None:
+                raise exists("service", full.name)
+            check_ports_free(self._memory, full, identity)
+            now = self._clock.now()
+            service = Service(
+                id=identity,
+                created_at=now,
+                updated_at=now,
+                spec=full,
+                endpoint=endpoint_of(full, Endpoint()),
+                registry_auth=sealed,
+            )
+            return Group((Create(service),), f"service {full.name} created"), identity
+
+        return await self._writer.write(decide)
+
+    async def update(self, text: str, request: ServiceUpdate) -> None:
+        """Take a new spec, or the one before."""
+        if request.rollback not in ("", "previous"):
+            raise invalid("rollback", f"unrecognized rollback option {request.rollback}")
+        if request.registry_auth_from not in ("", "spec", "previous-spec"):
+            raise invalid(
+                "registryAuthFrom",
+                f"unsupported registryAuthFrom value {request.registry_auth_from}",
+            )
+        auth = read_header(request.registry_auth)
+
+        def decide() -> tuple[Group, None]:
+            service = find_service(self._memory, text)
+            self._check_version(service, request.version)
+            spec = _wanted(service, request)
+            check_ports_free(self._memory, spec, service.id)
+            changed = _changed(service, spec, self._clock.now(), bool(request.rollback))
+            if auth:
+                sealed = seal_registry_auth(self._sealer, service.id, auth)
+                changed = msgspec.structs.replace(changed, registry_auth=sealed)
+            return Group((Update(changed),), f"service {spec.name} updated"), None
+
+        await self._writer.write(decide)
+
+    async def remove(self, text: str) -> None:
+        """Forget the service; its tasks are shut down because of that."""
+
+        def decide() -> tuple[Group, None]:
+            service = find_service(self._memory, text)
+            return Group((Delete(service),), f"service {service.spec.name} removed"), None
+
+        await self._writer.write(decide)
+
+    def _check_version(self, service: Service, version: int) -> None:
+        """What the caller read must hold the present spec.
+
+        Revisions since then are those of the leader, who writes the state of an update into
+        the same object: they lose nothing of the user's and refuse nobody.
+        """
+        key = f"{service.id}/{service.spec_version}"
+        versions = self._memory.versions_of_service(service.id)
+        since = next((v.guard for v in versions if v.id == key), service.version)
+        if not since <= version <= service.version:
+            raise out_of_sequence()
+
+    def _free_name(self) -> str:
+        attempt = 0
+        while True:
+            name = invent_name(self._chance, attempt)
+            if self._memory.service_named(name) is None:
+                return name
+            attempt += 1
+
+
+def _wanted(service: Service, request: ServiceUpdate) -> ServiceSpec:
+    """The spec that the update leads to."""
+    if request.rollback:
+        if service.previous_spec is None:
+            raise precondition(f"service {service.spec.name} does not have a previous spec")
+        return service.previous_spec
+    spec = request.spec
+    check_service(spec)
+    if spec.name != service.spec.name:
+        raise unimplemented("Name", "renaming services is not supported")
+    if _mode_name(spec.mode) != _mode_name(service.spec.mode):
+        raise unimplemented("Mode", "service mode change is not allowed")
+    return canonical_service(spec)
+
+
+def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool) -> Service:
+    status = None
+    if rollback:
+        status = UpdateStatus(
+            state=UpdateState.ROLLBACK_STARTED,
+            started_at=now,
+            message="manually requested rollback",
+        )
+    changed = msgspec.structs.replace(
+        service, update_status=status, update=None, updated_at=now
+    )
+    if spec == service.spec:
+        return changed  # begins a paused update anew, and keeps what could be rolled back to
+    return msgspec.structs.replace(
+        changed,
+        spec=spec,
+        spec_version=service.spec_version + 1,
+        previous_spec=service.spec,
+        previous_spec_version=service.spec_version,
+        endpoint=endpoint_of(spec, service.endpoint),
+    )
+
+
+def _mode_name(mode: ServiceMode) -> str:
+    for name in ("global_", "replicated_job", "global_job"):
+        if getattr(mode, name) is not None:
+            return name
+    return "replicated"
+
+
+def check_ports_free(view: View, spec: ServiceSpec, owner: ServiceID) -> None:
+    """An ingress port belongs to one service, and to no host-mode port of another."""
+    endpoint = spec.endpoint_spec
+    wanted = {
+        (port.protocol, port.published_port, port.publish_mode): port
+        for port in (endpoint.ports if endpoint is not None else ())
+        if port.published_port
+    }
+    if not wanted:
+        return
+    for service in view.services():
+        if service.id == owner:
+            continue
+        for taken in service.endpoint.ports:
+            _check_port(taken, wanted, service)
+
+
+def _check_port(
+    taken: PortConfig, wanted: dict[tuple[str, int, str], PortConfig], owner: Service
+) -> None:
+    at = (taken.protocol or "tcp", taken.published_port)
+    host_mode = taken.publish_mode == "host"
+    if (*at, "ingress") in wanted or (not host_mode and (*at, "host") in wanted):
+        how = "a host-published" if host_mode else "an ingress"
+        raise invalid(
+            "",
+            f"port '{taken.published_port}' is already in use by service"
+            f" '{owner.spec.name}' ({owner.id}) as {how} port",
+        )
