@@ -1,0 +1,150 @@
+"""The agent's composition root: builds everything, runs it, ends it in order.
+
+`main` is called by the host process after the fork; `python -m agent` runs one alone, for
+development. Ending the agent never ends a container.
+"""
+
+import argparse
+import asyncio
+import grp
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+
+from agent.api import app
+from agent.api.cluster import Cluster, Gateway, inactive
+from agent.api.system import Host
+from agent.config import AgentConfig
+from agent.engine.engine import Engine, EngineSettings
+from agent.engine.preparing import Ground
+from agent.images.store import ImageStore
+from agent.network.host_network import HostNetwork
+from agent.runtime.oci import cgroups
+from agent.runtime.oci.runtime import OciRuntime, OciSettings
+from agent.volumes import Volumes
+from shoal.common import log as logging
+from shoal.common.clock import SystemClock
+from shoal.common.config import HostConfig, load_config
+from shoal.common.engine_http.server import EngineServer
+from shoal.common.entropy import new_hex_id
+
+log = structlog.get_logger(__name__)
+
+_NO_CONTROL = -1
+_END_SECONDS = 8.0
+_INITS = ("/usr/bin/tini-static", "/usr/sbin/docker-init", "/usr/bin/docker-init")
+
+
+def main(config: HostConfig, control_fd: int) -> None:
+    """Run the agent until SIGTERM or SIGINT. `control_fd` speaks to the host process, -1: none."""
+    logging.set_up("agent")
+    with asyncio.Runner() as runner:
+        runner.run(_run(AgentConfig(host=config), control_fd))
+
+
+async def _run(config: AgentConfig, control_fd: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    del control_fd  # the cluster's part takes it over
+    async with AsyncExitStack() as stack:
+        await _serve(config, stack)
+        log.info("agent is ready", socket=str(config.socket))
+        await stop.wait()
+        log.info("agent ends; containers run on")
+        loop.call_later(_END_SECONDS, os._exit, 1)  # bounded: a stuck stage ends with us
+
+
+async def _serve(config: AgentConfig, stack: AsyncExitStack) -> None:
+    """Start every part, what others stand on first; the stack ends them in reverse."""
+    clock = SystemClock()
+    hierarchies = cgroups.detect()
+    images = ImageStore(config.images, clock)
+    await images.open()
+    network = HostNetwork(prefix=config.link_prefix, local_subnet=config.subnet)
+    await network.start()
+    stack.push_async_callback(network.stop)
+    runtime = await stack.enter_async_context(
+        OciRuntime(
+            OciSettings(root=config.run / "oci", cgroup_parent=config.cgroup_parent), clock
+        )
+    )
+    init = next((path for path in _INITS if Path(path).exists()), "")
+    ground = Ground(cgroup_parent=config.cgroup_parent, cgroup_v2=hierarchies.v2, init=init)
+    settings = EngineSettings(
+        directory=config.containers, instance=config.host.instance, ground=ground
+    )
+    volumes = Volumes(config.volumes, clock)
+    engine = await stack.enter_async_context(
+        Engine(settings, runtime, images, network, volumes, clock)
+    )
+    await engine.adopt()
+    await images.collect()
+    background = await stack.enter_async_context(asyncio.TaskGroup())
+    repairing = background.create_task(network.run(), name="network")
+    stack.callback(repairing.cancel)
+    cluster: Cluster = Gateway(lambda: _present(config.manager_socket), inactive)
+    subnet = (config.local_subnet, config.gateway)
+    host = _host(config, hierarchies.v2, clock)
+    router = app.build(engine, images, cluster, host, subnet, clock)
+    server = await stack.enter_async_context(EngineServer(router))
+    await server.serve_unix(config.socket, group=_group())
+
+
+def _present(socket: Path) -> Path | None:
+    return socket if socket.exists() else None
+
+
+def _group() -> int:
+    """The group `shoal` may use the socket, where the host has one."""
+    try:
+        return grp.getgrnam("shoal").gr_gid
+    except KeyError:
+        return -1
+
+
+def _host(config: AgentConfig, v2: bool, clock: SystemClock) -> Host:
+    return Host(
+        identity=_identity(config.state / "engine-id"),
+        hostname=config.host.hostname,
+        root=str(config.state),
+        cgroup_v2=v2,
+        runc=_version("runc"),
+        conmon=_version("conmon"),
+        started_at=clock.now(),
+    )
+
+
+def _identity(file: Path) -> str:
+    """The host's own id, made once."""
+    if not file.exists():
+        file.write_text(new_hex_id())
+    return file.read_text()
+
+
+def _version(program: str) -> str:
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, check=False, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    first = done.stdout.partition("\n")[0].split()
+    return first[2] if len(first) > 2 else ""
+
+
+def _alone(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m agent")
+    for flag in ("--state", "--run", "--address", "--hostname", "--instance"):
+        parser.add_argument(flag)
+    main(load_config(None, vars(parser.parse_args(arguments))), _NO_CONTROL)
+
+
+if __name__ == "__main__":
+    _alone()

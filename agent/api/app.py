@@ -1,0 +1,35 @@
+"""The route table of the agent's API, put together."""
+
+from agent.api import cluster, unbuilt
+from agent.api.cluster import Cluster
+from agent.api.containers import Containers
+from agent.api.images import Images
+from agent.api.interactive import Interactive
+from agent.api.networks import Networks
+from agent.api.system import Host, System
+from agent.api.volumes import Volumes
+from agent.engine.engine import Engine
+from agent.images.store import ImageStore
+from shoal.common.clock import Clock
+from shoal.common.engine_http.router import Router
+
+
+def build(
+    engine: Engine,
+    images: ImageStore,
+    of_cluster: Cluster,
+    host: Host,
+    subnet: tuple[str, str],
+    clock: Clock,
+) -> Router:
+    """All routes; `subnet` is that of the network `bridge`, and its gateway."""
+    router = Router()
+    System(engine, images, of_cluster, host, clock).add_routes(router)
+    Interactive(engine).add_routes(router)
+    unbuilt.add_routes(router)
+    Containers(engine).add_routes(router)
+    Images(images, engine).add_routes(router)
+    Volumes(engine).add_routes(router)
+    Networks(engine, *subnet).add_routes(router)
+    cluster.add_routes(router, of_cluster)
+    return router

@@ -1,0 +1,273 @@
+"""`/_ping`, `/version`, `/info`, `/events`, `/system/df`, `/auth`: the host about itself."""
+
+import asyncio
+import os
+import platform
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agent.api import times
+from agent.api.cluster import Cluster
+from agent.engine import events
+from agent.engine.describe import stamp
+from agent.engine.engine import Engine
+from agent.engine.events import Event
+from agent.images.image import Image
+from agent.images.store import ImageStore
+from agent.volumes import size_of
+from shoal import __version__
+from shoal.common.clock import Clock
+from shoal.common.engine_http import versions
+from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.query import Filters
+from shoal.common.engine_http.router import Router
+from shoal.model.errors import Unimplemented
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of this host that `info` tells.
+
+    Attributes:
+        identity: the host's own id, kept on disk.
+    """
+
+    identity: str
+    hostname: str
+    root: str
+    cgroup_v2: bool
+    runc: str
+    conmon: str
+    started_at: datetime
+
+
+class System:
+    """Handlers about the host as a whole."""
+
+    def __init__(
+        self, engine: Engine, images: ImageStore, cluster: Cluster, host: Host, clock: Clock
+    ) -> None:
+        self._engine = engine
+        self._images = images
+        self._cluster = cluster
+        self._host = host
+        self._clock = clock
+
+    def add_routes(self, router: Router) -> None:
+        router.add("GET", "/_ping", self.ping)
+        router.add("HEAD", "/_ping", self.ping)
+        router.add("GET", "/version", self.version)
+        router.add("GET", "/info", self.info)
+        router.add("GET", "/events", self.events, stream=True)
+        router.add("GET", "/system/df", self.disk_usage)
+        router.add("POST", "/auth", self.auth)
+
+    async def ping(self, call: Call) -> web.StreamResponse:
+        headers = {
+            "Builder-Version": "",
+            "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Pragma": "no-cache",
+            "Swarm": self._cluster.ping_state(),
+        }
+        body = b"" if call.request.method == "HEAD" else b"OK"
+        return web.Response(body=body, headers=headers, content_type="text/plain")
+
+    async def version(self, call: Call) -> web.StreamResponse:
+        kernel, arch = platform.release(), _architecture()
+        top = {
+            "Version": versions.ENGINE,
+            "ApiVersion": versions.text_of(versions.MAXIMUM),
+            "MinAPIVersion": versions.text_of(versions.MINIMUM),
+            "GitCommit": f"shoal-{__version__}",
+            "GoVersion": f"python{platform.python_version()}",
+            "Os": "linux",
+            "Arch": arch,
+            "KernelVersion": kernel,
+            "BuildTime": stamp(self._host.started_at),
+        }
+        details = {**top, "Experimental": "false"}
+        del details["Version"]
+        parts = [{"Name": "Engine", "Version": versions.ENGINE, "Details": details}]
+        for name, found in (("runc", self._host.runc), ("conmon", self._host.conmon)):
+            parts.append({"Name": name, "Version": found, "Details": {"GitCommit": ""}})
+        return call.json(
+            {"Platform": {"Name": f"Shoal {__version__}"}, "Components": parts, **top}
+        )
+
+    async def info(self, call: Call) -> web.StreamResponse:
+        states = [container.state.status for container in self._engine.registry]
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        facts: dict[str, Any] = {
+            "ID": self._host.identity,
+            "Name": self._host.hostname,
+            "Containers": len(states),
+            "ContainersRunning": states.count("running"),
+            "ContainersPaused": states.count("paused"),
+            "ContainersStopped": len(states) - states.count("running") - states.count("paused"),
+            "Images": len(self._images.list()),
+            "SystemTime": stamp(self._clock.now()),
+            "KernelVersion": platform.release(),
+            "OperatingSystem": _operating_system(),
+            "OSVersion": _os_release().get("VERSION_ID", ""),
+            "Architecture": platform.machine(),
+            "NCPU": os.cpu_count() or 1,
+            "MemTotal": memory,
+            "DockerRootDir": self._host.root,
+            "CgroupVersion": "2" if self._host.cgroup_v2 else "1",
+            "RuncCommit": {"ID": self._host.runc},
+            "Swarm": self._cluster.swarm_info(),
+            "NGoroutines": len(asyncio.all_tasks()),
+            "NFd": len(os.listdir("/proc/self/fd")),
+        }
+        return call.json(_UNCHANGING | facts)
+
+    async def events(self, call: Call) -> web.StreamResponse:
+        filters = call.filters(events.FILTERS)
+        since = times.parse(call.text("since"), "since")
+        until = times.parse(call.text("until"), "until")
+        with self._engine.events.subscribe() as reader:
+            past = self._engine.events.past() if since or until else ()
+            stream = await call.stream("application/json")
+            for event in past:
+                if _within(event, since, until) and events.matches(event, filters):
+                    await stream.write(msgspec.json.encode(event.to_wire()) + b"\n")
+            left = None if until is None else (until - self._clock.now()).total_seconds()
+            if left is None or left > 0:
+                await self._live(stream.write, reader, filters, left)
+        return stream.response
+
+    async def _live(
+        self, write: Any, reader: events.Subscription, filters: Filters, left: float | None
+    ) -> None:
+        try:
+            async with asyncio.timeout(left):
+                async for event in reader:
+                    if events.matches(event, filters):
+                        await write(msgspec.json.encode(event.to_wire()) + b"\n")
+        except TimeoutError:
+            return  # `until` has come
+
+    async def disk_usage(self, call: Call) -> web.StreamResponse:
+        wanted = set(call.texts("type")) or {"container", "image", "volume", "build-cache"}
+        shape: dict[str, Any] = {}
+        if "image" in wanted:
+            shape["LayersSize"] = sum(image.size for image in self._images.list())
+            shape["Images"] = [self._image(image) for image in self._images.list()]
+        if "container" in wanted:
+            shape["Containers"] = await self._engine.list_containers(
+                Filters({}), every=True, size=True
+            )
+        if "volume" in wanted:
+            shape["Volumes"] = await asyncio.to_thread(self._volumes)
+        if "build-cache" in wanted:
+            shape["BuildCache"] = []
+        return call.json(shape)
+
+    def _image(self, image: Image) -> dict[str, Any]:
+        users = sum(c.record.image_id == image.id for c in self._engine.registry)
+        return {
+            "Id": image.id,
+            "RepoTags": list(image.repo_tags),
+            "RepoDigests": list(image.repo_digests),
+            "ParentId": "",
+            "Created": 0,
+            "Size": image.size,
+            "SharedSize": 0,
+            "Labels": dict(image.config.labels or {}),
+            "Containers": users,
+        }
+
+    def _volumes(self) -> list[dict[str, Any]]:
+        return [
+            volume.to_wire()
+            | {
+                "UsageData": {
+                    "Size": size_of(Path(volume.mountpoint)),
+                    "RefCount": len(self._engine.users_of(volume.name)),
+                }
+            }
+            for volume in self._engine.volumes
+        ]
+
+    async def auth(self, call: Call) -> web.StreamResponse:
+        del call
+        raise Unimplemented(
+            "checking a login is not supported: put the credentials into the config.json of the"
+            " docker client, which sends them with the next pull"
+        )
+
+
+_UNCHANGING: dict[str, Any] = {
+    "Driver": "overlay2",
+    "DriverStatus": [["Backing Filesystem", "overlayfs"], ["Supports d_type", "true"]],
+    "Plugins": {
+        "Volume": ["local"],
+        "Network": ["bridge", "host", "none", "overlay"],
+        "Authorization": None,
+        "Log": ["json-file"],
+    },
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "CpuCfsPeriod": True,
+    "CpuCfsQuota": True,
+    "CPUShares": True,
+    "CPUSet": True,
+    "PidsLimit": True,
+    "OomKillDisable": False,
+    "IPv4Forwarding": True,
+    "Debug": False,
+    "LoggingDriver": "json-file",
+    "CgroupDriver": "cgroupfs",
+    "NEventsListener": 0,
+    "OSType": "linux",
+    "IndexServerAddress": "https://index.docker.io/v1/",
+    "RegistryConfig": {
+        "AllowNondistributableArtifactsCIDRs": None,
+        "AllowNondistributableArtifactsHostnames": None,
+        "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+        "IndexConfigs": {},
+        "Mirrors": None,
+    },
+    "GenericResources": None,
+    "HttpProxy": "",
+    "HttpsProxy": "",
+    "NoProxy": "",
+    "Labels": [],
+    "ExperimentalBuild": False,
+    "ServerVersion": versions.ENGINE,
+    "Runtimes": {"runc": {"path": "runc"}},
+    "DefaultRuntime": "runc",
+    "LiveRestoreEnabled": True,
+    "Isolation": "",
+    "InitBinary": "",
+    "ContainerdCommit": {"ID": ""},
+    "InitCommit": {"ID": ""},
+    "SecurityOptions": ["name=seccomp,profile=builtin"],
+    "CDISpecDirs": None,
+    "Warnings": None,
+}
+
+
+def _within(event: Event, since: datetime | None, until: datetime | None) -> bool:
+    after = since is None or event.at >= since
+    return after and (until is None or event.at <= until)
+
+
+def _architecture() -> str:
+    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def _operating_system() -> str:
+    return _os_release().get("PRETTY_NAME", "Linux")

@@ -1,0 +1,53 @@
+"""What the Engine API has and this agent does not (yet): each with a sentence, none silently."""
+
+from aiohttp import web
+
+from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.router import Handler, Router
+from shoal.model.errors import Unimplemented
+
+_ARCHIVE = "copying files into and out of containers is not there yet: use exec with tar"
+_SAVE = "saving images is not there yet"
+_BUILD = "building images is not there yet: build elsewhere, docker save, docker load"
+_PLUGINS = "plugins are not supported"
+
+_ROUTES = (
+    ("GET HEAD PUT", "/containers/{id}/archive", _ARCHIVE),
+    ("GET", "/containers/{id}/export", "exporting containers is not there yet"),
+    ("GET", "/containers/{id}/changes", "the difference to the image is not there yet"),
+    ("GET", "/containers/{id}/attach/ws", "attaching by websocket is not supported"),
+    ("GET POST DELETE", "/containers/{id}/checkpoints", "checkpoints are not supported"),
+    ("POST", "/commit", "committing containers to images is not there yet"),
+    ("GET", "/images/get", _SAVE),
+    ("GET", "/images/{name*}/get", _SAVE),
+    ("GET", "/images/search", "searching registries is not supported"),
+    ("POST", "/images/{name*}/push", "pushing images is not there yet"),
+    ("POST", "/build", _BUILD),
+    ("POST", "/build/prune", _BUILD),
+    ("POST", "/build/cancel", _BUILD),
+    ("POST", "/session", f"BuildKit is not supported, and {_BUILD}"),
+    ("POST", "/grpc", f"BuildKit is not supported, and {_BUILD}"),
+    ("PUT", "/volumes/{name}", "cluster volumes (CSI) are not supported"),
+    ("GET", "/plugins/privileges", _PLUGINS),
+    ("POST", "/plugins/{rest*}", _PLUGINS),
+    ("GET DELETE", "/plugins/{rest*}", _PLUGINS),
+)
+
+
+def add_routes(router: Router) -> None:
+    """Routes that answer 501; `GET /plugins` alone has a true answer: there are none."""
+    router.add("GET", "/plugins", _no_plugins)
+    for methods, pattern, sentence in _ROUTES:
+        for method in methods.split():
+            router.add(method, pattern, _refusal(sentence))
+
+
+def _refusal(sentence: str) -> Handler:
+    async def refuse(call: Call) -> web.StreamResponse:
+        raise Unimplemented(f"{call.request.method} {call.path}: {sentence}")
+
+    return refuse
+
+
+async def _no_plugins(call: Call) -> web.StreamResponse:
+    return call.json([])

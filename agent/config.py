@@ -1,0 +1,76 @@
+"""What the agent derives from the host's configuration: directories, names, networks. Pure.
+
+One place, so that several agents on a machine never meet: each name of a kernel object comes
+from the instance.
+"""
+
+import hashlib
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from shoal.common.config import HostConfig
+
+LOCAL_SUBNET = "172.29.0.0/16"
+_PREFIX = 6
+
+
+class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this agent keeps and calls its things.
+
+    Attributes:
+        socket: of the Engine API.
+        manager_socket: of the manager's half; there while a manager runs here.
+        link_prefix: begins the names of its network links.
+    """
+
+    host: HostConfig
+    local_subnet: str = LOCAL_SUBNET
+
+    @property
+    def state(self) -> Path:
+        return Path(self.host.state)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.host.run)
+
+    @property
+    def containers(self) -> Path:
+        return self.state / "containers"
+
+    @property
+    def images(self) -> Path:
+        return self.state / "images"
+
+    @property
+    def volumes(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "docker.sock"
+
+    @property
+    def manager_socket(self) -> Path:
+        return self.run / "manager.sock"
+
+    @property
+    def cgroup_parent(self) -> str:
+        return f"/shoal/{self.host.instance}"
+
+    @property
+    def link_prefix(self) -> str:
+        name = self.host.instance
+        if len(name) <= _PREFIX:
+            return name
+        return name[:3] + hashlib.sha256(name.encode()).hexdigest()[:3]
+
+    @property
+    def subnet(self) -> IPv4Network:
+        return IPv4Network(self.local_subnet)
+
+    @property
+    def gateway(self) -> str:
+        return str(self.subnet.network_address + 1)
