@@ -47,6 +47,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     job_iteration: int | None = None
     start_after: datetime | None = None
     replaces: TaskID | None = None
+    reason: str = ""
 
 
 _TASK_FIELDS = TaskRecord.__struct_fields__
@@ -113,4 +114,5 @@ def join_task(
         job_iteration=record.job_iteration,
         start_after=record.start_after,
         replaces=record.replaces,
+        reason=record.reason,
     )

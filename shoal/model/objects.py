@@ -105,7 +105,10 @@ class ManagerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class Node(Object, frozen=True, kw_only=True, gc=False):
-    """A host of the cluster. `role` is observed (its certificate), `spec.role` wished."""
+    """A host of the cluster. `role` is observed (its certificate), `spec.role` wished.
+
+    `lost_since`: since when it has had no session; it is down once the grace has passed.
+    """
 
     id: NodeID
     spec: NodeSpec = NodeSpec()
@@ -113,6 +116,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     state: NodeState = NodeState.UNKNOWN
     message: str = ""
     down_since: datetime | None = None
+    lost_since: datetime | None = None
     subnet: str = ""
     key_digest: str = ""  # SHA-256 of the public key it joined with, hex
     joined_from: str = ""  # its address when it joined
@@ -153,6 +157,21 @@ class UpdateStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     message: str = ""
 
 
+class UpdatedSlot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One slot that an update has begun.
+
+    Attributes:
+        task: the first task of the new version in the slot.
+        begun_at: when it was made; after the update's deadline it counts as failed.
+        settled_at: when it was seen running, ended or too late; the delay counts from here, and
+            until the monitor period has passed an early end counts as a failure.
+    """
+
+    task: TaskID
+    begun_at: datetime
+    settled_at: datetime | None = None
+
+
 class UpdateProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the updater must remember between its steps.
 
@@ -160,15 +179,13 @@ class UpdateProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         spec_version: the version the tasks are being brought to.
         total: slots that were dirty when it began; the ratio's denominator.
         failed: ids of updated tasks that count as failures.
-        next_at: no further slot is begun before.
-        monitor_until: after the last slot, failures still count until then.
+        slots: slots begun and still watched.
     """
 
     spec_version: int
     total: int = 0
     failed: tuple[TaskID, ...] = ()
-    next_at: datetime | None = None
-    monitor_until: datetime | None = None
+    slots: tuple[UpdatedSlot, ...] = ()
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -243,6 +260,9 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
     `slot` is 1.. for replicated services, 0 for global ones (the node stands for the slot).
     `service_spec` is shared by all tasks of the same (service, spec_version).
     `start_after`: a task whose desired state is READY goes on to RUNNING no earlier.
+    `replaces`: the task of the same slot that it follows. It waits for the end of one that is
+    to stop, and ends one that is still wanted when it runs itself (start-first).
+    `reason`: why the leader made it, or why it is to stop.
     """
 
     id: TaskID
@@ -258,6 +278,7 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
     job_iteration: int | None = None
     start_after: datetime | None = None
     replaces: TaskID | None = None
+    reason: str = ""
 
     @property
     def spec(self) -> TaskSpec:

@@ -1,0 +1,1 @@
+"""Which tasks there should be: deciders for services, nodes, updates, restarts. All pure."""
