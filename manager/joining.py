@@ -45,6 +45,7 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.ids import NodeID
+from shoal.model.states import Availability
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,6 +59,7 @@ class Applicant(Struct, frozen=True, kw_only=True):
     hostname: str
     address: str
     key_digest: str
+    availability: str = "active"
 
 
 class Signed(Struct, frozen=True, kw_only=True):
@@ -255,6 +257,7 @@ class JoiningListener:
             hostname=_hostname(body.hostname),
             address=_address(body.address or _source(request)),
             key_digest=_key_digest(csr_pem),
+            availability=_availability(body.availability),
         )
         node_id = await self._backend.register(applicant)
         signed = await self._backend.sign(csr_pem, node_id)
@@ -359,6 +362,16 @@ def _address(given: str) -> str:
         raise InvalidArgument(
             f"the advertised address {given!r} is not an IP address", field="AdvertiseAddr"
         ) from error
+
+
+def _availability(given: str) -> str:
+    """Empty as the Engine API may leave it means active."""
+    known = [each.value for each in Availability]
+    if given and given not in known:
+        raise InvalidArgument(
+            f'invalid Availability: "{given}" (active, pause or drain)', field="Availability"
+        )
+    return given or Availability.ACTIVE.value
 
 
 def _key_digest(csr_pem: bytes) -> str:

@@ -148,7 +148,7 @@ class JoiningTrust:
             id=NodeID(self._ids.new()),
             created_at=now,
             updated_at=now,
-            spec=NodeSpec(role=applicant.role.value),
+            spec=NodeSpec(role=applicant.role.value, availability=applicant.availability),
             key_digest=applicant.key_digest,
             joined_from=applicant.address,
         )

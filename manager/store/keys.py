@@ -8,6 +8,7 @@
     name/<kind>/<name>             guard: the object that holds the name
     port/<protocol>/<port>         guard: the service that holds the published port
     subnet/<subnet>                guard: the node that holds the subnet
+    joined/<key digest>            guard: the node that joined with that key
     ref/<kind>/<id>/<service>      guard: that service refers to that object
     mutation/<id>                  a write that happened, kept for ten minutes
 
@@ -94,7 +95,10 @@ def guard_keys(thing: StoredObject) -> frozenset[str]:
         case Network() | Secret() | Config():
             return frozenset({name_key(TABLES[type(thing)], thing.name)})
         case Node():
-            return frozenset({f"{ROOT}subnet/{thing.subnet}"} if thing.subnet else ())
+            held = {f"{ROOT}subnet/{thing.subnet}"} if thing.subnet else set()
+            if thing.key_digest:
+                held.add(f"{ROOT}joined/{thing.key_digest}")
+            return frozenset(held)
         case _:
             return frozenset()
 

@@ -47,6 +47,7 @@ class Newcomer(Struct, frozen=True, kw_only=True):
 
     hostname: str
     address: str = ""
+    availability: str = "active"
 
 
 class Joined(Struct, frozen=True, kw_only=True):
@@ -101,6 +102,7 @@ async def request_certificate(
         token=str(token),
         hostname=newcomer.hostname,
         address=newcomer.address,
+        availability=newcomer.availability,
     )
     answer = await _call(
         manager,

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from shoal.model import errors
-from shoal.model.errors import ClusterError, InvalidArgument
+from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
 
 ROOTS_PATH = "/v1/roots"
 CERTIFICATES_PATH = "/v1/certificates"
@@ -27,12 +27,16 @@ class Roots(Struct, frozen=True, kw_only=True):
 
 
 class CertificateRequest(Struct, frozen=True, kw_only=True):
-    """Body of the second call. `address` is where others reach the node; empty: as seen."""
+    """Body of the second call. `address` is where others reach the node; empty: as seen.
+
+    `availability` is the new node's first: active, pause or drain.
+    """
 
     csr: str
     token: str
     hostname: str
     address: str = ""
+    availability: str = "active"
 
 
 class CertificateAnswer(Struct, frozen=True, kw_only=True):
@@ -49,6 +53,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     kind: str
     message: str
     field: str = ""
+    retry_after: float | None = None
 
 
 STATUS_OF: dict[type[ClusterError], HTTPStatus] = {
@@ -56,6 +61,7 @@ STATUS_OF: dict[type[ClusterError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.AlreadyExists: HTTPStatus.CONFLICT,
     errors.Conflict: HTTPStatus.CONFLICT,
+    errors.OutOfSequence: HTTPStatus.CONFLICT,
     errors.FailedPrecondition: HTTPStatus.PRECONDITION_FAILED,
     errors.PermissionDenied: HTTPStatus.FORBIDDEN,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
@@ -70,8 +76,12 @@ _CLASS_OF: dict[str, type[ClusterError]] = {kind.__name__: kind for kind in STAT
 def refusal_of(error: ClusterError) -> tuple[HTTPStatus, bytes]:
     """Status and body for an error."""
     status = STATUS_OF.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
-    field = error.field if isinstance(error, InvalidArgument) else ""
-    body = Refusal(kind=type(error).__name__, message=str(error), field=field)
+    body = Refusal(
+        kind=type(error).__name__,
+        message=str(error),
+        field=error.field if isinstance(error, InvalidArgument) else "",
+        retry_after=error.retry_after if isinstance(error, Unavailable) else None,
+    )
     return status, msgspec.json.encode(body)
 
 
@@ -86,6 +96,8 @@ def error_of(status: int, body: bytes) -> ClusterError:
     kind = _CLASS_OF.get(refusal.kind, errors.Internal)
     if kind is InvalidArgument:
         return InvalidArgument(refusal.message, field=refusal.field)
+    if kind is Unavailable:
+        return Unavailable(refusal.message, retry_after=refusal.retry_after)
     return kind(refusal.message)
 
 

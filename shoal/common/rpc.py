@@ -9,7 +9,8 @@ builds the server, agents and managers build channels.
 from __future__ import annotations  # gRPC's stubs have type parameters, its classes do not
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
@@ -30,6 +31,7 @@ from shoal.model.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    OutOfSequence,
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
@@ -59,6 +61,7 @@ CODE_OF: Mapping[type[ClusterError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Conflict: grpc.StatusCode.ABORTED,
+    OutOfSequence: grpc.StatusCode.ABORTED,
     FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
@@ -69,7 +72,7 @@ CODE_OF: Mapping[type[ClusterError], grpc.StatusCode] = {
 }
 
 CLASS_OF: Mapping[grpc.StatusCode, type[ClusterError]] = {
-    **{code: kind for kind, code in CODE_OF.items() if kind is not ClusterError},
+    **{code: kind for kind, code in CODE_OF.items() if kind is not OutOfSequence},
     grpc.StatusCode.OK: Internal,
     grpc.StatusCode.UNKNOWN: Internal,
     grpc.StatusCode.DATA_LOSS: Internal,
@@ -77,7 +80,10 @@ CLASS_OF: Mapping[grpc.StatusCode, type[ClusterError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
 }
+"""What a code stands for that came without the name of a class: from gRPC itself."""
 
+_KIND = "shoal-kind"
+_KINDS: Mapping[str, type[ClusterError]] = {kind.__name__: kind for kind in CODE_OF}
 _FIELD = "shoal-field"
 _RETRY_AFTER = "shoal-retry-after"
 
@@ -108,20 +114,25 @@ _CHANNEL_OPTIONS = (
 
 def to_status(error: ClusterError) -> tuple[grpc.StatusCode, str, grpc.aio.Metadata]:
     """Code, sentence and trailing metadata of an error."""
-    code = CODE_OF[type(error)]
-    details = grpc.aio.Metadata()
+    kind = _kind_of(error)
+    details = grpc.aio.Metadata((_KIND, kind.__name__))
     if isinstance(error, InvalidArgument) and error.field:
         details.add(_FIELD, quote(error.field))
     if isinstance(error, Unavailable) and error.retry_after is not None:
         details.add(_RETRY_AFTER, f"{error.retry_after:g}")
-    return code, str(error), details
+    return CODE_OF[kind], str(error), details
+
+
+def _kind_of(error: ClusterError) -> type[ClusterError]:
+    """Its class, or the nearest ancestor that has a code."""
+    return next(kind for kind in type(error).__mro__ if kind in CODE_OF)
 
 
 def from_status(failure: grpc.aio.AioRpcError) -> ClusterError:
     """The error a failed call stands for; unreachable peers and deadlines are Unavailable."""
-    kind = CLASS_OF[failure.code()]
-    sentence = failure.details() or f"the call failed with {failure.code().name}"
     details = {key: str(value) for key, value in failure.trailing_metadata() or ()}
+    kind = _KINDS.get(details.get(_KIND, ""), CLASS_OF[failure.code()])
+    sentence = failure.details() or f"the call failed with {failure.code().name}"
     if kind is InvalidArgument:
         return InvalidArgument(sentence, field=unquote(details.get(_FIELD, "")))
     if kind is Unavailable:
@@ -222,32 +233,19 @@ class _Guard(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         make, behaviour = _parts(handler)
         if inspect.isasyncgenfunction(behaviour):
-            guarded: Any = self._generator(method, behaviour)
-        else:
-            guarded = self._coroutine(method, behaviour)
+            behaviour = _writing(behaviour)
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            guarded,
+            self._guarded(method, behaviour),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
-    def _coroutine(self, method: str, behaviour: Any) -> Any:
+    def _guarded(self, method: str, behaviour: Any) -> Any:
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 self.check(method, peer_of_call(context))
                 return await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - a transport edge; `_abort` logs
-                await _abort(method, context, error)
-
-        return guarded
-
-    def _generator(self, method: str, behaviour: Any) -> Any:
-        async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-            try:
-                self.check(method, peer_of_call(context))
-                async for item in behaviour(request, context):
-                    yield item
             except Exception as error:  # noqa: BLE001 - a transport edge; `_abort` logs
                 await _abort(method, context, error)
 
@@ -283,15 +281,39 @@ def _parts(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[Any, Any]:
     return grpc.unary_unary_rpc_method_handler, handler.unary_unary
 
 
+def _writing(behaviour: Any) -> Any:
+    """A handler that yields, as one that writes: gRPC leaves a generator unclosed on cancel."""
+
+    async def write_all(request: Any, context: Any) -> None:
+        async with aclosing(behaviour(request, context)) as items:
+            async for item in items:
+                await context.write(item)
+
+    return write_all
+
+
+def _cause(error: Exception) -> Exception:
+    """The error of a group that a handler's TaskGroup raised, if all of it is ours."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    ours, others = error.split(ClusterError)
+    if ours is None or others is not None:
+        return error
+    first: Exception = ours
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
 async def _abort(method: str, context: Any, error: Exception) -> None:
     """End a call with our code; a servicer's own `context.abort` passes."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    error = _cause(error)
     if isinstance(error, ClusterError):
         known = error
-        _log.info(
-            "call refused", method=method, code=CODE_OF[type(error)].name, reason=str(error)
-        )
+        kind = type(error).__name__
+        _log.info("call refused", method=method, kind=kind, reason=str(error))
     else:
         _log.error("call failed", method=method, exc_info=error)
         known = Internal(f"{method} failed inside the manager; its log says why")
