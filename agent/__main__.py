@@ -41,7 +41,7 @@ _INITS = ("/usr/bin/tini-static", "/usr/sbin/docker-init", "/usr/bin/docker-init
 
 
 def main(config: HostConfig, control_fd: int) -> None:
-    """Run the agent until SIGTERM or SIGINT. `control_fd` speaks to the host process, -1: none."""
+    """Run until SIGTERM or SIGINT. `control_fd` speaks to the host process, -1: none."""
     logging.set_up("agent")
     with asyncio.Runner() as runner:
         runner.run(_run(AgentConfig(host=config), control_fd))
@@ -75,8 +75,7 @@ async def _serve(config: AgentConfig, stack: AsyncExitStack) -> None:
             OciSettings(root=config.run / "oci", cgroup_parent=config.cgroup_parent), clock
         )
     )
-    init = next((path for path in _INITS if Path(path).exists()), "")
-    ground = Ground(cgroup_parent=config.cgroup_parent, cgroup_v2=hierarchies.v2, init=init)
+    ground = Ground(cgroup_parent=config.cgroup_parent, cgroup_v2=hierarchies.v2, init=_init())
     settings = EngineSettings(
         directory=config.containers, instance=config.host.instance, ground=ground
     )
@@ -95,6 +94,10 @@ async def _serve(config: AgentConfig, stack: AsyncExitStack) -> None:
     router = app.build(engine, images, cluster, host, subnet, clock)
     server = await stack.enter_async_context(EngineServer(router))
     await server.serve_unix(config.socket, group=_group())
+
+
+def _init() -> str:
+    return next((path for path in _INITS if Path(path).exists()), "")
 
 
 def _present(socket: Path) -> Path | None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import platform
 from datetime import datetime
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,12 @@ from aiohttp import web
 
 from agent.api import times
 from agent.api.cluster import Cluster
-from agent.engine import events
 from agent.engine.describe import stamp
 from agent.engine.engine import Engine
-from agent.engine.events import Event
+from agent.engine.events import FILTERS, Event, Subscription, matches
 from agent.images.image import Image
 from agent.images.store import ImageStore
 from agent.volumes import size_of
-from shoal import __version__
 from shoal.common.clock import Clock
 from shoal.common.engine_http import versions
 from shoal.common.engine_http.call import Call
@@ -27,6 +26,7 @@ from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import Unimplemented
 
+_SHOAL = installed("shoal")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
@@ -83,7 +83,7 @@ class System:
             "Version": versions.ENGINE,
             "ApiVersion": versions.text_of(versions.MAXIMUM),
             "MinAPIVersion": versions.text_of(versions.MINIMUM),
-            "GitCommit": f"shoal-{__version__}",
+            "GitCommit": f"shoal-{_SHOAL}",
             "GoVersion": f"python{platform.python_version()}",
             "Os": "linux",
             "Arch": arch,
@@ -95,9 +95,7 @@ class System:
         parts = [{"Name": "Engine", "Version": versions.ENGINE, "Details": details}]
         for name, found in (("runc", self._host.runc), ("conmon", self._host.conmon)):
             parts.append({"Name": name, "Version": found, "Details": {"GitCommit": ""}})
-        return call.json(
-            {"Platform": {"Name": f"Shoal {__version__}"}, "Components": parts, **top}
-        )
+        return call.json({"Platform": {"Name": f"Shoal {_SHOAL}"}, "Components": parts, **top})
 
     async def info(self, call: Call) -> web.StreamResponse:
         states = [container.state.status for container in self._engine.registry]
@@ -127,14 +125,14 @@ class System:
         return call.json(_UNCHANGING | facts)
 
     async def events(self, call: Call) -> web.StreamResponse:
-        filters = call.filters(events.FILTERS)
+        filters = call.filters(FILTERS)
         since = times.parse(call.text("since"), "since")
         until = times.parse(call.text("until"), "until")
         with self._engine.events.subscribe() as reader:
             past = self._engine.events.past() if since or until else ()
             stream = await call.stream("application/json")
             for event in past:
-                if _within(event, since, until) and events.matches(event, filters):
+                if _within(event, since, until) and matches(event, filters):
                     await stream.write(msgspec.json.encode(event.to_wire()) + b"\n")
             left = None if until is None else (until - self._clock.now()).total_seconds()
             if left is None or left > 0:
@@ -142,12 +140,12 @@ class System:
         return stream.response
 
     async def _live(
-        self, write: Any, reader: events.Subscription, filters: Filters, left: float | None
+        self, write: Any, reader: Subscription, filters: Filters, left: float | None
     ) -> None:
         try:
             async with asyncio.timeout(left):
                 async for event in reader:
-                    if events.matches(event, filters):
+                    if matches(event, filters):
                         await write(msgspec.json.encode(event.to_wire()) + b"\n")
         except TimeoutError:
             return  # `until` has come

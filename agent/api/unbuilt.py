@@ -1,4 +1,4 @@
-"""What the Engine API has and this agent does not (yet): each with a sentence, none silently."""
+"""What the Engine API has and this agent does not (yet): each answers with a sentence."""
 
 from aiohttp import web
 
