@@ -4,6 +4,8 @@ When to ask is `shoal.common.renewal`; this is the one place on the agent's side
 the call. The agent's composition root joins the two.
 """
 
+from collections.abc import Callable, Sequence
+
 from proto import ca_pb2, ca_pb2_grpc
 from shoal.common.identity import CurrentIdentity
 from shoal.common.renewal import Renewed
@@ -14,14 +16,11 @@ CALL_SECONDS = 10.0
 
 
 class CertificateClient:
-    """Asks the managers in turn, starting with the one that answered last.
+    """Asks the managers in turn; `managers` gives their addresses, the most trusted first."""
 
-    `managers` is the list of the last assignment, kept up to date by its owner.
-    """
-
-    def __init__(self, current: CurrentIdentity, managers: list[str]) -> None:
+    def __init__(self, current: CurrentIdentity, managers: Callable[[], Sequence[str]]) -> None:
         self._current = current
-        self.managers = managers
+        self._managers = managers
 
     async def renew(self, csr_pem: bytes) -> Renewed:
         """A certificate as this node's present identity; an `Ask` for the renewal loop.
@@ -29,16 +28,11 @@ class CertificateClient:
         Only Unavailable moves on to the next manager: a refusal is the cluster's.
         """
         trouble = Unavailable("no manager is known to renew the certificate with")
-        for address in tuple(self.managers):
+        for address in self._managers():
             try:
-                answer = await self._renew_with(address, csr_pem)
+                return await self._renew_with(address, csr_pem)
             except Unavailable as error:
                 trouble = error
-                continue
-            if address in self.managers:
-                self.managers.remove(address)
-                self.managers.insert(0, address)
-            return answer
         raise trouble
 
     async def _renew_with(self, address: str, csr_pem: bytes) -> Renewed:

@@ -1,0 +1,364 @@
+"""How this host becomes a node and stops being one: init, join, leave, changes of role.
+
+Owns the identity on disk and the one `ClusterAgent` that exists while there is one. It answers
+the three calls that need no manager (`POST /swarm/init|join|leave`); everything else of the
+cluster half is the manager's (`agent.api.cluster`). Built by `agent.__main__`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+
+from agent.membership import ClusterAgent
+from agent.renewal import CertificateClient
+from proto import members_pb2, members_pb2_grpc
+from shoal.common.advertise import advertised, choose, forget
+from shoal.common.certificates import Role, new_key_pem
+from shoal.common.clock import Clock
+from shoal.common.config import HostConfig
+from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
+from shoal.common.join_client import Newcomer, join
+from shoal.common.known_managers import save_managers
+from shoal.common.renewal import Renewal
+from shoal.common.rpc import channel, unary
+from shoal.common.supervise import StoppableGroup, stoppable_group
+from shoal.host.client import HostControl
+from shoal.model.assignment import Assignments, ManagerAddress
+from shoal.model.errors import (
+    ClusterError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
+from shoal.model.ids import NodeID
+from shoal.model.names import Wire
+
+_log = structlog.get_logger(__name__)
+
+FOUND_SECONDS = 60.0
+JOIN_SECONDS = 20.0
+LEAVE_SECONDS = 10.0
+ALREADY = (
+    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and'
+    " join another one."
+)
+NOT_PART = "This node is not part of a swarm"
+MANAGER_LEAVES = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with "
+    "`--force-new-cluster`. Use `--force` to suppress this message."
+)
+JOIN_TIMEOUT = (
+    "Timeout was reached before node joined. The attempt to join the swarm will continue in "
+    'the background. Use the "docker info" command to see the current swarm status of your '
+    "node."
+)
+
+
+class JoinRequest(Wire, frozen=True, kw_only=True):
+    """The body of `POST /swarm/join` (docker-swarm.md 2.2)."""
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    remote_addrs: tuple[str, ...] = ()
+    join_token: str = ""
+    availability: str = ""
+
+
+MakeAgent = Callable[
+    [HostConfig, CurrentIdentity, Sequence[ManagerAddress], Callable[[Assignments], None]],
+    ClusterAgent,
+]
+
+
+class HostCluster:
+    """This host's place in a cluster, or outside of all."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        host: HostControl,
+        make: MakeAgent,
+        clock: Clock,
+        chance: random.Random,
+    ) -> None:
+        self._plain = config
+        self._host = host
+        self._make = make
+        self._clock = clock
+        self._chance = chance
+        self._store = IdentityStore(Path(config.state) / "identity")
+        self._agent: ClusterAgent | None = None
+        self._current: CurrentIdentity | None = None
+        self._renewal: Renewal | None = None
+        self._present = asyncio.Event()
+        self._life: StoppableGroup | None = None
+        self._ended = asyncio.Event()
+        self._removed = ""
+        # One of init, join and leave at a time: each changes what the others look at.
+        self._turn = asyncio.Lock()
+
+    @property
+    def config(self) -> HostConfig:
+        """The host's configuration with the addresses it entered its cluster with."""
+        return advertised(self._plain)
+
+    @property
+    def agent(self) -> ClusterAgent | None:
+        """The node's session and tasks, while this host is a node."""
+        return self._agent
+
+    @property
+    def identity(self) -> CurrentIdentity | None:
+        """Who this host is in its cluster."""
+        return self._current
+
+    @property
+    def removed(self) -> str:
+        """Why the cluster does not know this node any more; empty while it does."""
+        return self._removed
+
+    # -- the life of a node
+
+    async def restore(self) -> None:
+        """Be who the disk says, and take up the journal. Before the engine adopts."""
+        try:
+            identity = self._store.load()
+        except NotFound:
+            return
+        self._become(identity, ())
+        if self._agent is not None:
+            await self._agent.restore()
+
+    async def run(self) -> None:
+        """Be a node whenever there is an identity, until cancelled."""
+        while True:
+            await self._present.wait()
+            await self._live()
+
+    async def _live(self) -> None:
+        agent, renewal = self._agent, self._renewal
+        if agent is None or renewal is None:
+            raise NotFound("no identity to live by")
+        try:
+            async with stoppable_group() as group:
+                self._life = group
+                group.start(renewal.run(), name="certificate renewal")
+                group.start(self._follow_role(), name="role")
+                group.start(agent.run(), name="node")
+        except* PermissionDenied as denied:
+            self._removed = str(denied.exceptions[0])
+            _log.error("the cluster does not know this node any more", reason=self._removed)
+            self._present.clear()
+        finally:
+            self._life = None
+            self._ended.set()
+
+    def _become(self, identity: Identity, managers: Sequence[str]) -> None:
+        current = CurrentIdentity(identity)
+        first = [ManagerAddress(node_id=NodeID(""), address=each) for each in managers]
+        agent = self._make(self.config, current, first, self._on_told)
+        ask = CertificateClient(current, agent.manager_addresses)
+        self._current, self._agent = current, agent
+        self._renewal = Renewal(current, self._store, ask.renew, self._clock, self._chance)
+        self._removed = ""
+        self._ended.clear()
+        self._present.set()
+
+    def _on_told(self, told: Assignments) -> None:
+        """A role that differs from the certificate's is fetched by a new certificate."""
+        if self._current is None or self._renewal is None:
+            return
+        if told.role != self._current.get().role.value:
+            self._renewal.force()
+
+    async def _follow_role(self) -> None:
+        """Have the manager run exactly while the certificate says manager."""
+        current = self._current
+        if current is None:
+            raise NotFound("no identity to follow")
+        seen = current.get()
+        while True:
+            if seen.role is Role.MANAGER:
+                await self._start_manager()
+            else:
+                await self._stop_manager()
+            seen = await current.changed(seen)
+
+    async def _start_manager(self) -> None:
+        if self._agent is not None and (known := self._agent.manager_addresses()):
+            save_managers(self._plain.state, known)
+        await self._host.start_manager()
+
+    async def _stop_manager(self) -> None:
+        await self._host.stop_manager()
+        await self._host.stop_etcd(purge_state=True)
+
+    # -- the three calls
+
+    async def init(self, body: bytes) -> tuple[int, bytes]:
+        """Found a cluster here; the manager's answer as (status, JSON)."""
+        async with self._turn:
+            self._must_be_free()
+            await self._host.start_manager()
+            try:
+                async with asyncio.timeout(FOUND_SECONDS):
+                    status, answer = await self._ask_founder(body)
+            except TimeoutError as error:
+                raise Unavailable("founding the cluster took too long, see the log") from error
+            if status != 200:
+                await self._stop_manager()
+                forget(self._plain)
+                return status, answer
+            config = self.config
+            self._become(self._store.load(), (f"{config.address}:{config.port}",))
+            return status, answer
+
+    async def _ask_founder(self, body: bytes) -> tuple[int, bytes]:
+        socket = Path(self._plain.run) / "founding.sock"
+        headers = {"Content-Type": "application/json"}
+        while True:
+            connector = aiohttp.UnixConnector(str(socket))
+            try:
+                async with (
+                    aiohttp.ClientSession(connector=connector) as client,
+                    client.post(
+                        "http://founder/swarm/init", data=body, headers=headers
+                    ) as answer,
+                ):
+                    return answer.status, await answer.read()
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.02)  # the manager is being forked
+            except aiohttp.ClientError as error:
+                raise Unavailable(f"the manager ended while it founded: {error}") from error
+
+    async def join(self, request: JoinRequest) -> None:
+        """Become a node of an existing cluster; a manager waits until it serves."""
+        async with self._turn:
+            self._must_be_free()
+            if not request.remote_addrs:
+                raise InvalidArgument(
+                    "at least 1 RemoteAddr is required to join", field="RemoteAddrs"
+                )
+            config = choose(
+                self._plain, request.advertise_addr, request.data_path_addr, self._plain.port
+            )
+            newcomer = Newcomer(
+                hostname=config.hostname,
+                address=config.address,
+                availability=request.availability or "active",
+            )
+            try:
+                async with asyncio.timeout(JOIN_SECONDS):
+                    joined = await join(
+                        request.remote_addrs[0], request.join_token, newcomer, new_key_pem()
+                    )
+            except TimeoutError as error:
+                forget(self._plain)
+                raise Unavailable(
+                    f"no manager at {request.remote_addrs[0]} answered within "
+                    f"{JOIN_SECONDS:.0f} s"
+                ) from error
+            except ClusterError:
+                forget(self._plain)
+                raise
+            save_managers(self._plain.state, joined.managers)
+            await asyncio.to_thread(self._store.save, joined.identity)
+            self._become(joined.identity, joined.managers)
+        if joined.identity.role is Role.MANAGER:
+            await self._until_manager_serves()
+
+    async def _until_manager_serves(self) -> None:
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                while True:
+                    if await self._manager_serves():
+                        return
+                    await asyncio.sleep(0.1)  # two processes away: no event to wait for
+        except TimeoutError as error:
+            raise Unavailable(JOIN_TIMEOUT) from error
+
+    async def _manager_serves(self) -> bool:
+        try:
+            _, writer = await asyncio.open_unix_connection(
+                Path(self._plain.run) / "manager.sock"
+            )
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def leave(self, *, force: bool) -> None:
+        """Give the tasks, the identity and the manager of this host up."""
+        async with self._turn:
+            agent, current = self._agent, self._current
+            if agent is None or current is None:
+                raise Unavailable(NOT_PART)
+            if current.get().role is Role.MANAGER:
+                if not force:
+                    raise Unavailable(MANAGER_LEAVES)
+                await self._leave_managers(agent, current.get())
+            self._present.clear()
+            if self._life is not None:
+                self._life.stop()
+                await self._ended.wait()
+            await self._stop_manager()
+            await agent.leave()
+            self._agent = self._current = self._renewal = None
+            self._removed = ""
+            await asyncio.to_thread(self._store.remove)
+            forget(self._plain)
+            _log.info("left the cluster", node=current.get().node_id)
+
+    async def _leave_managers(self, agent: ClusterAgent, identity: Identity) -> None:
+        """Out of the store's members if the others can do without; `--force` goes on anyway."""
+        for address in agent.manager_addresses():
+            try:
+                async with asyncio.timeout(LEAVE_SECONDS), channel(address, identity) as to:
+                    await unary(
+                        members_pb2_grpc.MembersStub(to).Remove,
+                        members_pb2.RemoveRequest(node_id=identity.node_id),
+                        seconds=LEAVE_SECONDS,
+                    )
+            except (ClusterError, TimeoutError) as error:
+                _log.warning("still a member of the store", manager=address, reason=str(error))
+            else:
+                return
+
+    def _must_be_free(self) -> None:
+        if self._agent is not None:
+            raise Unavailable(ALREADY)
+
+
+def node_section(cluster: HostCluster) -> dict[str, Any]:
+    """The `Swarm` section of `info` as far as this node knows by itself."""
+    agent = cluster.agent
+    if agent is None:
+        return {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": False,
+            "Error": "",
+            "RemoteManagers": None,
+        }
+    state = agent.state()
+    identity = cluster.identity
+    is_manager = identity is not None and identity.get().role is Role.MANAGER
+    return {
+        "NodeID": state.node_id,
+        "NodeAddr": cluster.config.address,
+        "LocalNodeState": "error" if cluster.removed else state.local_state,
+        "ControlAvailable": is_manager,
+        "Error": cluster.removed or state.error,
+        "RemoteManagers": [
+            {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
+        ],
+    }
