@@ -1,0 +1,185 @@
+"""`/containers/{id}/...` and `/exec/{id}/...` for what this host does not have.
+
+A manager knows which node runs a task's container; for any other it asks every node that is
+heard of. Then the request is passed on to that node's agent and its answer passed back, byte
+for byte, in both directions until both have ended: also a taken-over connection. The agent of
+this host asks here only for what it does not have itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import web
+from multidict import CIMultiDict
+
+from manager.api.agents import ask, read_head, request_head
+from manager.api.backend import HOP, Backend, Line
+from manager.store.memory import Memory
+from shoal.common.engine_http.call import Call, RawConnection
+from shoal.common.engine_http.router import Router
+from shoal.model.errors import ClusterError, NotFound, Unavailable
+from shoal.model.ids import NodeID
+from shoal.model.states import NodeState
+
+_log = structlog.get_logger(__name__)
+
+SEARCH_SECONDS = 3.0
+_PIECE = 64 * 1024
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+_OURS = {"host", "connection", "content-length", "transfer-encoding", "expect", HOP.lower()}
+
+
+class ContainerHandlers:
+    """Passes requests on to the node that has the container."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def add_to(self, router: Router) -> None:
+        """Put the routes into the table."""
+        for method in _METHODS:
+            router.add(method, "/containers/{id}", self.container, stream=True)
+            router.add(method, "/containers/{id}/{rest*}", self.container, stream=True)
+            router.add(method, "/exec/{id}/{rest*}", self.execution, stream=True)
+
+    async def container(self, call: Call) -> web.StreamResponse:
+        _refuse_hop(call, "container")
+        text = call.parts["id"]
+        node = container_node(self._backend.operations.memory, text)
+        if node is None:
+            node = await self._search(f"/containers/{text}/json")
+        if node is None:
+            raise NotFound(f"No such container: {text}")
+        return await self._pass_on(call, node)
+
+    async def execution(self, call: Call) -> web.StreamResponse:
+        _refuse_hop(call, "exec instance")
+        node = await self._search(f"/exec/{call.parts['id']}/json")
+        if node is None:
+            raise NotFound(f"No such exec instance: {call.parts['id']}")
+        return await self._pass_on(call, node)
+
+    async def _search(self, target: str) -> NodeID | None:
+        """The first node that has it, asking all at once; this host's agent has looked."""
+        operations = self._backend.operations
+        nodes = [
+            node.id
+            for node in operations.memory.nodes()
+            if node.state is NodeState.READY and node.id != operations.me
+        ]
+        found: list[NodeID] = []
+
+        async def look(node: NodeID) -> None:
+            try:
+                status, _ = await ask(self._backend.door, node, target)
+            except ClusterError as error:
+                _log.info("a node cannot be asked", node=node, reason=str(error))
+            else:
+                if status == 200:
+                    found.append(node)
+
+        try:
+            async with asyncio.timeout(SEARCH_SECONDS), asyncio.TaskGroup() as group:
+                for node in nodes:
+                    group.create_task(look(node))
+        except TimeoutError:
+            _log.info("not every node answered in time", target=target)
+        return min(found, default=None)
+
+    async def _pass_on(self, call: Call, node: NodeID) -> web.StreamResponse:
+        line = await self._backend.door.open(node)
+        try:
+            head = request_head(call.request.method, _target(call), _headers(call))
+            line.writer.write(head)
+            await _send_body(call, line)
+            answer = await read_head(line, node)
+            client = call.take_over()
+            client.send_head(answer.raw)
+            await _both_ways(client, line)
+            return client.close()
+        except OSError as error:
+            raise Unavailable(f"the connection to node {node} broke: {error}") from error
+        finally:
+            line.writer.close()
+
+
+def container_node(memory: Memory, text: str) -> NodeID | None:
+    """The node that runs the task whose container is meant: by id, its start, or name."""
+    wanted = text.removeprefix("/")
+    found: set[NodeID] = set()
+    for task in memory.tasks():
+        if task.node_id is None or task.status.container is None:
+            continue
+        identity = task.status.container.container_id
+        if wanted in (identity, task.name):
+            return task.node_id
+        if identity.startswith(wanted):
+            found.add(task.node_id)
+    return found.pop() if len(found) == 1 else None
+
+
+def _refuse_hop(call: Call, what: str) -> None:
+    """A request that came through a manager already is not passed on again."""
+    if HOP in call.request.headers:
+        raise NotFound(f"No such {what}: {call.parts['id']}")
+
+
+def _target(call: Call) -> str:
+    return str(call.request.rel_url.raw_path_qs)
+
+
+def _headers(call: Call) -> CIMultiDict[str]:
+    """The client's headers; the connection's own are said anew."""
+    kept: CIMultiDict[str] = CIMultiDict(
+        (name, value)
+        for name, value in call.request.headers.items()
+        if name.lower() not in _OURS and (call.wants_upgrade or name.lower() != "upgrade")
+    )
+    kept["Connection"] = "Upgrade" if call.wants_upgrade else "close"
+    if "Content-Length" in call.request.headers:
+        kept["Content-Length"] = call.request.headers["Content-Length"]
+    elif call.request.body_exists:
+        kept["Transfer-Encoding"] = "chunked"
+    return kept
+
+
+async def _send_body(call: Call, line: Line) -> None:
+    sized = "Content-Length" in call.request.headers
+    if not sized and not call.request.body_exists:
+        await line.writer.drain()
+        return
+    async for piece in _body(call):
+        line.writer.write(piece if sized else b"%x\r\n%s\r\n" % (len(piece), piece))
+        await line.writer.drain()
+    if not sized:
+        line.writer.write(b"0\r\n\r\n")
+    await line.writer.drain()
+
+
+async def _body(call: Call) -> AsyncIterator[bytes]:
+    async for piece in call.request.content.iter_chunked(_PIECE):
+        yield piece
+
+
+async def _both_ways(client: RawConnection, line: Line) -> None:
+    """Until the agent has said all; what the client still says goes along meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(_to_agent(client, line))
+        try:
+            while piece := await line.reader.read(_PIECE):
+                await client.write(piece)
+        except ConnectionError:
+            _log.debug("a passed-on connection broke")
+        sending.cancel()
+
+
+async def _to_agent(client: RawConnection, line: Line) -> None:
+    try:
+        while piece := await client.read():
+            line.writer.write(piece)
+            await line.writer.drain()
+        if line.writer.can_write_eof():
+            line.writer.write_eof()
+    except ConnectionError:
+        _log.debug("a passed-on connection broke")

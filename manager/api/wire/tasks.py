@@ -1,0 +1,46 @@
+"""Tasks as `GET /tasks` shows them. Pure."""
+
+from manager.api.wire.envelope import Json, envelope, instant
+from shoal.model.objects import Task, TaskStatus
+
+
+def task_json(task: Task) -> Json:
+    """The whole task."""
+    out = envelope(task)
+    out["Labels"] = task.service_spec.labels
+    out["Spec"] = task.spec
+    out["ServiceID"] = task.service_id
+    if task.slot:
+        out["Slot"] = task.slot
+    if task.node_id is not None:
+        out["NodeID"] = task.node_id
+    out["Status"] = _status(task.status)
+    out["DesiredState"] = task.desired_state.api_name
+    if task.networks:
+        out["NetworksAttachments"] = [
+            {"Network": {"ID": one.network_id}, "Addresses": one.addresses}
+            for one in task.networks
+        ]
+    if task.generic_resources:
+        out["GenericResources"] = task.generic_resources
+    if task.job_iteration is not None:
+        out["JobIteration"] = {"Index": task.job_iteration}
+    return out
+
+
+def _status(status: TaskStatus) -> Json:
+    out: Json = {
+        "Timestamp": instant(status.timestamp),
+        "State": status.state.api_name,
+        "Message": status.message,
+    }
+    if status.err:
+        out["Err"] = status.err
+    if status.container is not None:
+        out["ContainerStatus"] = {
+            "ContainerID": status.container.container_id,
+            "PID": status.container.pid,
+            "ExitCode": status.container.exit_code,
+        }
+    out["PortStatus"] = {"Ports": status.ports} if status.ports else {}
+    return out
