@@ -10,6 +10,7 @@ import msgspec
 from manager.control.lookup import find_node, find_service, node_name
 from manager.view import View
 from shoal.common.engine_http.query import Filters
+from shoal.model.defaults import Mode, mode_of, replicas_of
 from shoal.model.objects import Config, Node, Secret, Service, Task
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState
@@ -54,17 +55,6 @@ def list_services(view: View, filters: Filters) -> list[Service]:
     ]
 
 
-def mode_of(spec: ServiceSpec) -> str:
-    """The mode's name as people write it."""
-    if spec.mode.global_ is not None:
-        return "global"
-    if spec.mode.replicated_job is not None:
-        return "replicated-job"
-    if spec.mode.global_job is not None:
-        return "global-job"
-    return "replicated"
-
-
 def count_tasks(view: View, service: Service) -> Counts:
     """How many of its tasks run, should run, and have completed."""
     running = desired = completed = 0
@@ -73,9 +63,8 @@ def count_tasks(view: View, service: Service) -> Counts:
         desired += wanted
         running += wanted and task.status.state is TaskState.RUNNING
         completed += task.status.state is TaskState.COMPLETE
-    replicated = service.spec.mode.replicated
-    if replicated is not None:
-        desired = replicated.replicas if replicated.replicas is not None else 1
+    if mode_of(service.spec) is Mode.REPLICATED:
+        desired = replicas_of(service.spec)
     return Counts(running=running, desired=desired, completed=completed)
 
 

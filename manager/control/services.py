@@ -15,9 +15,10 @@ from manager.store.sealing import Sealer
 from manager.view import View
 from shoal.common.clock import Clock
 from shoal.model.changes import Create, Delete, Group, Update
+from shoal.model.defaults import mode_of
 from shoal.model.ids import IdSource, ServiceID
 from shoal.model.objects import Endpoint, Service, UpdateStatus
-from shoal.model.spec.service import PortConfig, ServiceMode, ServiceSpec
+from shoal.model.spec.service import PortConfig, ServiceSpec
 from shoal.model.states import UpdateState
 from shoal.model.validate.refusal import (
     exists,
@@ -159,7 +160,7 @@ def _wanted(service: Service, request: ServiceUpdate) -> ServiceSpec:
     check_service(spec)
     if spec.name != service.spec.name:
         raise unimplemented("Name", "renaming services is not supported")
-    if _mode_name(spec.mode) != _mode_name(service.spec.mode):
+    if mode_of(spec) is not mode_of(service.spec):
         raise unimplemented("Mode", "service mode change is not allowed")
     return canonical_service(spec)
 
@@ -185,13 +186,6 @@ def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool)
         previous_spec_version=service.spec_version,
         endpoint=endpoint_of(spec, service.endpoint),
     )
-
-
-def _mode_name(mode: ServiceMode) -> str:
-    for name in ("global_", "replicated_job", "global_job"):
-        if getattr(mode, name) is not None:
-            return name
-    return "replicated"
 
 
 def check_ports_free(view: View, spec: ServiceSpec, owner: ServiceID) -> None:

@@ -3,9 +3,10 @@
 Its container has its own module, `container`. Called by `service`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
+from shoal.model.constraints import parse
+from shoal.model.errors import InvalidArgument
 from shoal.model.spec.task import (
     GenericResource,
     Limit,
@@ -25,7 +26,6 @@ LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
 _TEMPLATE = "TaskTemplate"
 LOG_DRIVERS = ("json-file", "local")
-_CONSTRAINT = re.compile(r"\s*[A-Za-z_][\w.\-/]+\s*(?:==|!=)\s*[^\s=!].*", re.ASCII | re.DOTALL)
 _SPREADS = ("node.labels.", "engine.labels.")
 
 
@@ -153,10 +153,10 @@ def _check_placement(placement: Placement) -> None:
 
 
 def _check_constraint(expression: str, path: str) -> None:
-    if not _CONSTRAINT.fullmatch(expression):
-        raise invalid(
-            path, f"invalid constraint {expression!r}: must be a key, == or !=, and a value"
-        )
+    try:
+        parse(expression)
+    except InvalidArgument as error:
+        raise invalid(path, str(error)) from error
 
 
 def _check_log_driver(driver: LogDriver) -> None:
