@@ -1,6 +1,7 @@
 """A manager's REST API on a simulated store, without deciders and agents."""
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +17,12 @@ from manager.ca.authority import ClusterAuthority
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
 from manager.control.operations import Chance, Operations
+from manager.store import keys
 from manager.store.barrier import Barrier
+from manager.store.codec import encode
 from manager.store.commit import Commit
 from manager.store.feed import Feed
+from manager.store.kv import Put
 from manager.store.memory import Memory
 from manager.store.sealing import Sealer
 from manager.store.simulated import SimulatedEtcd, SimulatedKV
@@ -165,10 +169,6 @@ def node_of(node: NodeID, *, manager: bool = False) -> Node:
 
 async def describe(made: Cell, node: NodeID) -> None:
     """What the node's agent would report."""
-    from manager.store import keys
-    from manager.store.codec import encode
-    from manager.store.kv import Put
-
     report = NodeReport(
         description=NodeDescription(
             hostname=HOSTNAMES[node],
@@ -194,7 +194,8 @@ class Client:
         sent = dict(headers or {})
         data = None
         if body is not None:
-            data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            data = io.BytesIO(encoded)
             sent["Content-Type"] = "application/json"
         async with self.session.request(
             method, f"http://docker{path}", data=data, headers=sent
