@@ -21,6 +21,9 @@ PATIENCE = 3.0
 
 RETRY = 0.1
 
+ATTEMPT = 1.0
+"""Seconds for one read: what etcd was asked as it lost its Raft leader it may never answer."""
+
 _PROBE = b"\0"
 """A key that nobody writes: counting it costs the store a consensus read and nothing else."""
 
@@ -79,8 +82,9 @@ class Barrier:
         """Ask until there is an answer; the caller's patience ends it."""
         while True:
             try:
-                found = await self._store.range(_PROBE, count_only=True)
-            except errors.Unavailable:
+                async with asyncio.timeout(ATTEMPT):
+                    found = await self._store.range(_PROBE, count_only=True)
+            except (TimeoutError, errors.Unavailable):
                 await asyncio.sleep(RETRY)
             else:
                 return found.revision

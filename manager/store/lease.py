@@ -22,14 +22,16 @@ REVOKE_DEADLINE = 1.0
 class LeaseSettings(Struct, frozen=True):
     """How long a lease lives and how it is kept.
 
-    `ttl` is asked for in whole seconds; `renew_every` and `retry_every` are fractions of what
-    was granted; the holder stops `margin` of it before the end, which is the time it has for
-    cancelling its work.
+    `ttl` is asked for in whole seconds, the others are fractions of what was granted. An
+    attempt is given up after `attempt`, since what etcd was asked as it lost its Raft leader it
+    answers seconds late or never; the holder stops `margin` before the end, which is the time
+    it has for cancelling its work.
     """
 
     ttl: int = 1
     renew_every: float = 0.25
     retry_every: float = 0.1
+    attempt: float = 0.3
     margin: float = 0.15
 
 
@@ -65,14 +67,13 @@ class HeldLease:
             sent = loop.time()
             if sent >= self._until:
                 return "could not renew the lease in time"
+            last = min(sent + self._settings.attempt * self._ttl, self._until)
             try:
-                async with asyncio.timeout_at(self._until):
+                async with asyncio.timeout_at(last):
                     self._ttl = await self._store.lease_keepalive(self.id)
-            except TimeoutError:
-                return "could not renew the lease in time"
             except kv.LeaseNotFound:
                 return "the lease has expired"
-            except errors.Unavailable as error:
+            except (TimeoutError, errors.Unavailable) as error:
                 _log.debug("lease renewal failed", lease=self.id, error=str(error))
                 pause = self._settings.retry_every
             else:
@@ -94,6 +95,15 @@ class HeldLease:
 
 
 async def grant(store: kv.KV, settings: LeaseSettings) -> HeldLease:
-    """Get a lease; its time counts from before the request was sent."""
+    """Get a lease; its time counts from before the request was sent.
+
+    `OutcomeUnknown` if the store does not answer within the lease's life; a lease that exists
+    all the same ends by itself.
+    """
     sent = asyncio.get_running_loop().time()
-    return HeldLease(store, await store.lease_grant(settings.ttl), sent, settings)
+    try:
+        async with asyncio.timeout(settings.ttl):
+            lease = await store.lease_grant(settings.ttl)
+    except TimeoutError as error:
+        raise kv.OutcomeUnknown("the store did not grant a lease in time") from error
+    return HeldLease(store, lease, sent, settings)

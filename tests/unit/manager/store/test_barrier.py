@@ -14,7 +14,7 @@ pytestmark = pytest.mark.looptime
 
 
 class CountingKV:
-    """Counts the reads that a barrier makes, each of which takes a second."""
+    """Counts the reads that a barrier makes, each of which takes a while."""
 
     def __init__(self, server: SimulatedEtcd) -> None:
         self.store = server.client()
@@ -27,7 +27,7 @@ class CountingKV:
 
 @pytest.fixture
 def server() -> SimulatedEtcd:
-    return SimulatedEtcd(random.Random(1), Faults(request=(1.0, 1.0)))
+    return SimulatedEtcd(random.Random(1), Faults(request=(0.8, 0.8)))
 
 
 @pytest.fixture
@@ -93,3 +93,13 @@ async def test_memory_that_does_not_come_is_no_answer(server: SimulatedEtcd) -> 
 
     with pytest.raises(errors.Unavailable):
         await Barrier(server.client(), never).reached()
+
+
+async def test_a_read_that_hangs_is_asked_again(server: SimulatedEtcd) -> None:
+    server.faults.request = (10.0, 10.0)
+    barrier = Barrier(server.client(), reached)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(barrier.reached())
+        await asyncio.sleep(0.5)
+        server.faults.request = (0.0, 0.0)
+    assert waiting.result() == 1
