@@ -17,21 +17,25 @@ from pathlib import Path
 import structlog
 
 from agent.api import app
-from agent.api.cluster import Cluster, Gateway, inactive
+from agent.api.cluster import Gateway
 from agent.api.system import Host
 from agent.config import AgentConfig
+from agent.door import Door
 from agent.engine.engine import Engine, EngineSettings
 from agent.engine.preparing import Ground
 from agent.images.store import ImageStore
 from agent.network.host_network import HostNetwork
+from agent.nodes import Nodes
 from agent.runtime.oci import cgroups
 from agent.runtime.oci.runtime import OciRuntime, OciSettings
+from agent.swarm import HostCluster
 from agent.volumes import Volumes
 from shoal.common import log as logging
 from shoal.common.clock import SystemClock
 from shoal.common.config import HostConfig, load_config
 from shoal.common.engine_http.server import EngineServer
 from shoal.common.entropy import new_hex_id
+from shoal.host.client import HostControl
 
 log = structlog.get_logger(__name__)
 
@@ -52,16 +56,15 @@ async def _run(config: AgentConfig, control_fd: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    del control_fd  # the cluster's part takes it over
     async with AsyncExitStack() as stack:
-        await _serve(config, stack)
+        await _serve(config, control_fd, stack)
         log.info("agent is ready", socket=str(config.socket))
         await stop.wait()
         log.info("agent ends; containers run on")
         loop.call_later(_END_SECONDS, os._exit, 1)  # bounded: a stuck stage ends with us
 
 
-async def _serve(config: AgentConfig, stack: AsyncExitStack) -> None:
+async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) -> None:
     """Start every part, what others stand on first; the stack ends them in reverse."""
     clock = SystemClock()
     hierarchies = cgroups.detect()
@@ -83,25 +86,31 @@ async def _serve(config: AgentConfig, stack: AsyncExitStack) -> None:
     engine = await stack.enter_async_context(
         Engine(settings, runtime, images, network, volumes, clock)
     )
+    nodes = Nodes(config, engine, images, network, clock)
+    host_control = HostControl(control_fd) if control_fd >= 0 else None
+    membership = HostCluster(config.host, host_control, nodes.make, clock, nodes.chance)
+    await membership.restore()
     await engine.adopt()
     await images.collect()
     background = await stack.enter_async_context(asyncio.TaskGroup())
     repairing = background.create_task(network.run(), name="network")
     stack.callback(repairing.cancel)
-    cluster: Cluster = Gateway(lambda: _present(config.manager_socket), inactive)
+    gateway = Gateway(config.manager_socket, membership)
     subnet = (config.local_subnet, config.gateway)
     host = _host(config, hierarchies.v2, clock)
-    router = app.build(engine, images, cluster, host, subnet, clock)
+    router = app.build(engine, images, gateway, host, subnet, clock)
     server = await stack.enter_async_context(EngineServer(router))
+    for name, work in (
+        ("membership", membership.run()),
+        ("door for managers", Door(membership, server, config.host).run()),
+    ):
+        task = background.create_task(work, name=name)
+        stack.callback(task.cancel)
     await server.serve_unix(config.socket, group=_group())
 
 
 def _init() -> str:
     return next((path for path in _INITS if Path(path).exists()), "")
-
-
-def _present(socket: Path) -> Path | None:
-    return socket if socket.exists() else None
 
 
 def _group() -> int:

@@ -30,9 +30,8 @@ from shoal.model.objects import NodeReport
 _log = structlog.get_logger(__name__)
 
 RECONNECT = Backoff(first=0.1, factor=2.0, cap=2.0, jitter=0.5)
-DENIALS = 5
-"""So many refusals in a row, by any managers, mean that the node was removed. A single one may
-come from a manager that has not heard of a new node yet."""
+DENIALS = 2
+"""So many refusals in a row, by any managers, mean that the node was removed."""
 
 LocalState = Literal["pending", "active", "error"]
 
@@ -111,6 +110,11 @@ class ClusterAgent:
     def manager_addresses(self) -> tuple[str, ...]:
         """For calls of others (certificate renewal): all managers, the most trusted first."""
         return self._managers.addresses()
+
+    def learn(self, managers: Sequence[ManagerAddress]) -> None:
+        """These are the managers, as somebody else came to know; the next assignment counts."""
+        self._first_managers = tuple(managers)
+        self._managers.replace(managers)
 
     def described(self) -> None:
         """What `describe` says has changed; the manager is told."""

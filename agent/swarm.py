@@ -31,6 +31,7 @@ from shoal.host.client import HostControl
 from shoal.model.assignment import Assignments, ManagerAddress
 from shoal.model.errors import (
     ClusterError,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -84,13 +85,13 @@ class HostCluster:
     def __init__(
         self,
         config: HostConfig,
-        host: HostControl,
+        host: HostControl | None,
         make: MakeAgent,
         clock: Clock,
         chance: random.Random,
     ) -> None:
         self._plain = config
-        self._host = host
+        self._control = host
         self._make = make
         self._clock = clock
         self._chance = chance
@@ -111,6 +112,12 @@ class HostCluster:
         return advertised(self._plain)
 
     @property
+    def _host(self) -> HostControl:
+        if self._control is None:
+            raise FailedPrecondition("this agent runs alone: start it under `shoal host`")
+        return self._control
+
+    @property
     def agent(self) -> ClusterAgent | None:
         """The node's session and tasks, while this host is a node."""
         return self._agent
@@ -124,6 +131,12 @@ class HostCluster:
     def removed(self) -> str:
         """Why the cluster does not know this node any more; empty while it does."""
         return self._removed
+
+    async def first_identity(self) -> CurrentIdentity:
+        """Wait until this host is a node; who it is then."""
+        while self._current is None:
+            await self._present.wait()
+        return self._current
 
     # -- the life of a node
 
@@ -336,29 +349,26 @@ class HostCluster:
         if self._agent is not None:
             raise Unavailable(ALREADY)
 
-
-def node_section(cluster: HostCluster) -> dict[str, Any]:
-    """The `Swarm` section of `info` as far as this node knows by itself."""
-    agent = cluster.agent
-    if agent is None:
+    def section(self) -> dict[str, Any]:
+        """The `Swarm` section of `info` as far as this node knows by itself."""
+        agent, current = self._agent, self._current
+        if agent is None or current is None:
+            return {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            }
+        state = agent.state()
         return {
-            "NodeID": "",
-            "NodeAddr": "",
-            "LocalNodeState": "inactive",
-            "ControlAvailable": False,
-            "Error": "",
-            "RemoteManagers": None,
+            "NodeID": state.node_id,
+            "NodeAddr": self.config.address,
+            "LocalNodeState": "error" if self._removed else state.local_state,
+            "ControlAvailable": current.get().role is Role.MANAGER,
+            "Error": self._removed or state.error,
+            "RemoteManagers": [
+                {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
+            ],
         }
-    state = agent.state()
-    identity = cluster.identity
-    is_manager = identity is not None and identity.get().role is Role.MANAGER
-    return {
-        "NodeID": state.node_id,
-        "NodeAddr": cluster.config.address,
-        "LocalNodeState": "error" if cluster.removed else state.local_state,
-        "ControlAvailable": is_manager,
-        "Error": cluster.removed or state.error,
-        "RemoteManagers": [
-            {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
-        ],
-    }

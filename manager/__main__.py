@@ -11,8 +11,12 @@ import signal
 from pathlib import Path
 
 import structlog
+from aiohttp import web
 
 from manager.api.app import cluster_api
+from manager.api.backend import Backend
+from manager.control.operations import Chance, Operations
+from manager.door import AgentLeaves, Doors
 from manager.enrolment import ManagerFiles, RemoteGate, enter_store
 from manager.founding import Founder, InitRequest
 from manager.member import Member
@@ -26,11 +30,12 @@ from shoal.common.config import HostConfig
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.common.engine_http.server import EngineServer
-from shoal.common.entropy import SystemIds
+from shoal.common.entropy import SystemIds, random_bytes
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.known_managers import load_managers
 from shoal.host.client import HostControl
 from shoal.model.errors import NotFound, Unavailable
+from shoal.model.ids import NodeID
 
 _log = structlog.get_logger("manager")
 
@@ -83,7 +88,7 @@ class Manager:
     async def _found_and_serve(self, kv: KV) -> None:
         founded: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
 
-        async def init(call: Call) -> object:
+        async def init(call: Call) -> web.StreamResponse:
             request = await call.body(InitRequest)
             if founded.done():
                 raise Unavailable("this host is founding a cluster at this moment")
@@ -127,8 +132,28 @@ class Manager:
         async with asyncio.TaskGroup() as group:
             group.create_task(manager.run(serving), name="running")
             await serving.wait()
-            async with EngineServer(cluster_api(manager)) as server:
+            async with EngineServer(cluster_api(self._backend(manager, identity))) as server:
                 await server.serve_unix(private_socket(self._config), mode=0o600)
                 self._ready.set()
                 _log.info("manager serves", node=identity.node_id)
                 await asyncio.Event().wait()
+
+    def _backend(self, manager: RunningManager, identity: Identity) -> Backend:
+        chance = Chance(self._ids, random_bytes, self._chance)
+        operations = Operations(
+            identity.node_id,
+            manager.kv,
+            manager.memory,
+            manager.barrier,
+            manager.sealer,
+            self._clock,
+            chance,
+        )
+        election = manager.leadership.election
+
+        def leader() -> NodeID | None:
+            found = election.leader()
+            return NodeID(found.candidate.id) if found is not None else None
+
+        doors = Doors(manager.memory, manager.current, self._config.agent_port)
+        return Backend(operations, leader, doors, AgentLeaves(), self._clock)

@@ -87,7 +87,11 @@ class Roster:
             if found.manager == info and found.role is role:
                 return
             entry: Node = msgspec.structs.replace(
-                found, role=role, manager=info, updated_at=self._clock.now()
+                found,
+                role=role,
+                manager=info,
+                spec=msgspec.structs.replace(found.spec, role=role.value),
+                updated_at=self._clock.now(),
             )
             outcome = await self._commit.commit([Group((Update(entry),), "manager list")])
             await self._memory.reached(outcome.revision)

@@ -16,6 +16,7 @@ from manager.admission import ACCESS as MEMBERS_ACCESS
 from manager.admission import AdmissionService, Roster
 from manager.ca.service import ACCESS as CA_ACCESS
 from manager.ca.service import CertificateService
+from manager.control.credentials import registry_auth_of
 from manager.dispatcher.presence import Presence
 from manager.dispatcher.service import ACCESS as DISPATCHER_ACCESS
 from manager.dispatcher.service import Dispatcher
@@ -67,7 +68,7 @@ class RunningManager:
         chance: random.Random,
     ) -> None:
         self._config = config
-        self._current = current
+        self.current = current
         self._store = store
         self._clock = clock
         self._supervisor = Supervisor(clock, chance)
@@ -106,7 +107,7 @@ class RunningManager:
         keep = self._supervisor.keep
         async with asyncio.TaskGroup() as group:
             group.create_task(keep("feed", self.feed.run), name="feed")
-            group.create_task(follow(self._store, self._current), name="identity on disk")
+            group.create_task(follow(self._store, self.current), name="identity on disk")
             await self.feed.ready()
             group.create_task(keep("presence", self._presence.run), name="presence")
             group.create_task(keep("statuses", self._statuses.run), name="statuses")
@@ -116,11 +117,11 @@ class RunningManager:
             ready.set()
 
     async def _serve_grpc(self) -> None:
-        on = server(self._current, ACCESS, self._clock, self._admit)
+        on = server(self.current, ACCESS, self._clock, self._admit)
         add_DispatcherServicer_to_server(self._dispatcher, on)
         add_CAServicer_to_server(self._certificates, on)
         add_MembersServicer_to_server(self._admission, on)
-        bind(on, f"{self._any_address()}:{self._config.port}", self._current)
+        bind(on, f"{self._any_address()}:{self._config.port}", self.current)
         await on.start()
         try:
             await on.wait_for_termination()
@@ -144,9 +145,7 @@ class RunningManager:
     def _credentials(self) -> Mapping[ServiceID, str]:
         """Registry credentials of services, opened."""
         return {
-            service.id: self.sealer.open(
-                service.registry_auth, f"registry/{service.id}"
-            ).decode()
+            service.id: registry_auth_of(self.sealer, service)
             for service in self.memory.services()
             if service.registry_auth
         }

@@ -13,7 +13,16 @@ import msgspec
 from msgspec import field
 
 from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
-from shoal.model.objects import Cluster, Config, Network, Node, Secret, Service, ServiceVersion, Task
+from shoal.model.objects import (
+    Cluster,
+    Config,
+    Network,
+    Node,
+    Secret,
+    Service,
+    ServiceVersion,
+    Task,
+)
 
 
 class NodeTotals(msgspec.Struct, kw_only=True, gc=False):

@@ -1,21 +1,26 @@
 """Cluster paths: piped to the local manager where there is one, else refused as Swarm does.
 
-The seam `Cluster` is what the rest of the API needs; `Gateway` is the plain form of it. The
-pipe is of bytes, upgrades and streams included: nothing of the cluster half is understood here.
+The seam `Cluster` is what the rest of the API needs. The three calls that need no manager
+(init, join, leave) are the host's own. The pipe is of bytes, upgrades and streams included:
+nothing of the cluster half is understood here.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import aiohttp
+import structlog
 from aiohttp import web
 
+from agent.swarm import JoinRequest
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.hijack import Connection
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import Unavailable, Unimplemented
+from shoal.model.errors import Unavailable
 
+_OK = 200
 ROOTS = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 NOT_IN_SWARM = (
@@ -28,6 +33,9 @@ WORKER = (
     " manager."
 )
 _CHUNK = 1 << 16
+_INFO_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 class Cluster(Protocol):
@@ -37,7 +45,7 @@ class Cluster(Protocol):
         """Answer a request of the cluster half."""
         ...
 
-    def swarm_info(self) -> Mapping[str, Any]:
+    async def swarm_info(self) -> Mapping[str, Any]:
         """The `Swarm` section of `info`."""
         ...
 
@@ -46,53 +54,74 @@ class Cluster(Protocol):
         ...
 
 
+class Membership(Protocol):
+    """How this host enters and leaves a cluster; `agent.swarm.HostCluster` is it."""
+
+    async def init(self, body: bytes) -> tuple[int, bytes]:
+        """Found a cluster: status and JSON of the answer."""
+        ...
+
+    async def join(self, request: JoinRequest) -> None: ...
+
+    async def leave(self, *, force: bool) -> None: ...
+
+    def section(self) -> dict[str, Any]:
+        """The `Swarm` section of `info` as far as this node knows by itself."""
+        ...
+
+
 class Gateway:
-    """Pipes to the manager's private socket while there is one.
+    """Pipes to the manager's private socket while this node is a manager."""
 
-    `manager` gives that socket's path; `info` the `Swarm` section.
-    """
-
-    def __init__(
-        self,
-        manager: Callable[[], Path | None],
-        info: Callable[[], Mapping[str, Any]],
-    ) -> None:
-        self._manager = manager
-        self._info = info
+    def __init__(self, socket: Path, membership: Membership) -> None:
+        self._socket = socket
+        self._membership = membership
 
     async def serve(self, call: Call) -> web.StreamResponse:
-        path = self._manager()
-        if path is not None:
-            return await pipe(call, path)
-        if self._info().get("LocalNodeState") == "active":
-            raise Unavailable(WORKER)
-        if call.path in ("/swarm/init", "/swarm/join"):
-            raise Unimplemented(
-                "this agent runs alone: start it under `shoal host` for a swarm"
-            )
-        raise Unavailable(NOT_IN_SWARM)
+        match call.request.method, call.path:
+            case "POST", "/swarm/init":
+                status, answer = await self._membership.init(await call.raw_body())
+                return call.json_bytes(answer, status)
+            case "POST", "/swarm/join":
+                await self._membership.join(await call.body(JoinRequest))
+                return call.empty(200)
+            case "POST", "/swarm/leave":
+                await self._membership.leave(force=call.flag("force"))
+                return call.empty(200)
+            case _:
+                return await self._of_manager(call)
 
-    def swarm_info(self) -> Mapping[str, Any]:
-        return self._info()
+    async def _of_manager(self, call: Call) -> web.StreamResponse:
+        section = self._membership.section()
+        if section["ControlAvailable"]:
+            return await pipe(call, self._socket)
+        raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
+
+    async def swarm_info(self) -> Mapping[str, Any]:
+        section = self._membership.section()
+        if not section["ControlAvailable"]:
+            return section
+        connector = aiohttp.UnixConnector(str(self._socket))
+        limit = aiohttp.ClientTimeout(total=_INFO_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=limit) as client,
+                client.get("http://manager/internal/info") as answer,
+            ):
+                told = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.info("the local manager does not answer", reason=str(error))
+            return {**section, "Error": "the manager of this host does not answer"}
+        if answer.status != _OK:
+            return {**section, "Error": str(told.get("message", ""))}
+        return {**section, **told}
 
     def ping_state(self) -> str:
-        info = self._info()
-        state = str(info.get("LocalNodeState", "inactive"))
+        section = self._membership.section()
+        state = str(section["LocalNodeState"])
         if state != "active":
             return state
-        return "active/manager" if info.get("ControlAvailable") else "active/worker"
-
-
-def inactive() -> Mapping[str, Any]:
-    """The `Swarm` section of a host that is in no cluster."""
-    return {
-        "NodeID": "",
-        "NodeAddr": "",
-        "LocalNodeState": "inactive",
-        "ControlAvailable": False,
-        "Error": "",
-        "RemoteManagers": None,
-    }
+        return "active/manager" if section["ControlAvailable"] else "active/worker"
 
 
 def add_routes(router: Router, cluster: Cluster) -> None:

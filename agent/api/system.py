@@ -118,7 +118,7 @@ class System:
             "DockerRootDir": self._host.root,
             "CgroupVersion": "2" if self._host.cgroup_v2 else "1",
             "RuncCommit": {"ID": self._host.runc},
-            "Swarm": self._cluster.swarm_info(),
+            "Swarm": await self._cluster.swarm_info(),
             "NGoroutines": len(asyncio.all_tasks()),
             "NFd": len(os.listdir("/proc/self/fd")),
         }

@@ -67,7 +67,16 @@ class Lifecycle:
     # -- a person's wishes -------------------------------------------------------------------
 
     async def start(self, container: Container) -> bool:
-        """Start; False if it runs already."""
+        """Start; False if it runs already. What cannot start and is `--rm` is removed."""
+        try:
+            return await self._start(container)
+        except ClusterError:
+            host = container.record.host_config
+            if host.auto_remove and container.state.status in ("created", "exited"):
+                await self.remove_ended(container)
+            raise
+
+    async def _start(self, container: Container) -> bool:
         async with container.lock:
             _check_there(container)
             if container.state.status == "paused":

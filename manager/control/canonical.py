@@ -56,18 +56,20 @@ def _port(port: PortConfig) -> PortConfig:
 def endpoint_of(spec: ServiceSpec, before: Endpoint) -> Endpoint:
     """The endpoint as far as the spec decides it, so that a port it names is taken at once.
 
-    A port that is left to the allocator keeps the number it has had. `spec` of the endpoint
-    stays as it was: it is the allocator's sign of having done its part.
+    A port that is left to the allocator keeps the number it has had, and stands here only once
+    it has one. `spec` of the endpoint stays as it was: it is the allocator's sign of having
+    done its part.
     """
     wanted = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
     had = {_target(port): port.published_port for port in before.ports}
-    ports = tuple(
+    ports = (
         port
         if port.published_port or port.publish_mode == "host"
         else msgspec.structs.replace(port, published_port=had.get(_target(port), 0))
         for port in wanted
     )
-    return msgspec.structs.replace(before, ports=ports)
+    known = tuple(port for port in ports if port.published_port or port.publish_mode == "host")
+    return msgspec.structs.replace(before, ports=known)
 
 
 def _target(port: PortConfig) -> tuple[str, str, int, str]:

@@ -1,0 +1,45 @@
+"""What this node is: hostname, platform, processors, memory, engine; read when asked.
+
+Told to the manager at each session. Labels and generic resources of the host are settings.
+"""
+
+import os
+import platform
+
+from shoal.common.config import HostConfig
+from shoal.common.engine_http import versions
+from shoal.model.objects import EngineDescription, NodeDescription, NodeReport
+from shoal.model.spec.task import Platform, Resources
+
+_BILLION = 1_000_000_000
+_PLUGINS = (
+    ("Network", "bridge"),
+    ("Network", "host"),
+    ("Network", "null"),
+    ("Volume", "local"),
+)
+
+
+class Describer:
+    """Describes the host it was made for."""
+
+    def __init__(self, config: HostConfig) -> None:
+        self._config = config
+
+    def report(self) -> NodeReport:
+        """As of now."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return NodeReport(
+            description=NodeDescription(
+                hostname=self._config.hostname,
+                platform=Platform(
+                    architecture=platform.machine(), os=platform.system().lower()
+                ),
+                resources=Resources(
+                    nano_cpus=(os.cpu_count() or 1) * _BILLION, memory_bytes=memory
+                ),
+                engine=EngineDescription(engine_version=versions.ENGINE, plugins=_PLUGINS),
+            ),
+            addr=self._config.address,
+            data_path_addr=self._config.data_path,
+        )

@@ -1,0 +1,70 @@
+"""Builds this host's part in a cluster out of engine, images and network.
+
+One `ClusterAgent` at a time; the composition root hands `make` to `agent.swarm`.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from agent.cluster_network import HostClusterNetwork
+from agent.config import AgentConfig
+from agent.describe import Describer
+from agent.engine.controller import Credentials, EngineControllers, Pulling
+from agent.engine.engine import Engine
+from agent.journal import Journal
+from agent.membership import ClusterAgent
+from agent.network.host_network import HostNetwork
+from agent.report import Reports
+from agent.worker import Worker
+from shoal.common.clock import Clock
+from shoal.common.config import HostConfig
+from shoal.common.identity import CurrentIdentity
+from shoal.model.assignment import Assignments, ManagerAddress
+
+
+class Nodes:
+    """What every life as a node is built of."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        engine: Engine,
+        images: Pulling,
+        network: HostNetwork,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._images = images
+        self._network = network
+        self._clock = clock
+        self.chance = random.Random()  # noqa: S311 - spreads delays, guards nothing
+
+    def make(
+        self,
+        host: HostConfig,
+        current: CurrentIdentity,
+        managers: Sequence[ManagerAddress],
+        told: Callable[[Assignments], None],
+    ) -> ClusterAgent:
+        """A node of the cluster that the identity is for."""
+        credentials = Credentials()
+        reports = Reports()
+        worker = Worker(
+            Journal(self._config.state),
+            EngineControllers(self._engine, self._images, credentials),
+            credentials,
+            HostClusterNetwork(self._network, host.data_path),
+            reports,
+            self._clock,
+            self.chance,
+        )
+        return ClusterAgent(
+            current,
+            worker,
+            reports,
+            managers,
+            Describer(host).report,
+            self.chance,
+            told,
+        )
