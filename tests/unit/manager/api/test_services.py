@@ -66,18 +66,18 @@ async def test_names_and_ports_clash(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, client):
         identity = await created(client, body(EndpointSpec=published(8080)))
         status, answer = await client.ask("POST", "/services/create", body())
-        assert (status, answer["message"]) == (
-            409,
+        assert status == 409
+        assert answer["message"] == (
             "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
-            " service web already exists",
+            " service web already exists"
         )
         for mode in ("ingress", "host"):
             second = body("second", EndpointSpec=published(8080, mode))
             status, answer = await client.ask("POST", "/services/create", second)
-            assert (status, answer["message"]) == (
-                400,
+            assert status == 400
+            assert answer["message"] == (
                 "rpc error: code = InvalidArgument desc = port '8080' is already in use by"
-                f" service 'web' ({identity}) as an ingress port",
+                f" service 'web' ({identity}) as an ingress port"
             )
 
 
