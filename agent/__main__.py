@@ -35,7 +35,7 @@ from shoal.common.clock import SystemClock
 from shoal.common.config import HostConfig, load_config
 from shoal.common.engine_http.server import EngineServer
 from shoal.common.entropy import new_hex_id
-from shoal.host.client import HostControl
+from shoal.common.host_client import HostControl
 
 log = structlog.get_logger(__name__)
 

@@ -21,13 +21,13 @@ from shoal.common.advertise import advertised, choose, forget
 from shoal.common.certificates import Role, new_key_pem
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
+from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.join_client import Newcomer, join
 from shoal.common.known_managers import save_managers
 from shoal.common.renewal import Renewal
 from shoal.common.rpc import channel, unary
 from shoal.common.supervise import StoppableGroup, stoppable_group
-from shoal.host.client import HostControl
 from shoal.model.assignment import Assignments, ManagerAddress
 from shoal.model.errors import (
     ClusterError,

@@ -31,9 +31,9 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.common.engine_http.server import EngineServer
 from shoal.common.entropy import SystemIds, random_bytes
+from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.known_managers import load_managers
-from shoal.host.client import HostControl
 from shoal.model.errors import NotFound, Unavailable
 from shoal.model.ids import NodeID
 

@@ -19,7 +19,7 @@ from manager.store.kv import KV, Status
 from manager.store.kv import Member as RaftMember
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
-from shoal.host.control import Reply
+from shoal.common.host_control import Reply
 from shoal.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -80,7 +80,7 @@ class Gate(Protocol):
 
 
 class EtcdHost(Protocol):
-    """What a member asks of its host; `shoal.host.client.HostControl` is one."""
+    """What a member asks of its host; `shoal.common.host_client.HostControl` is one."""
 
     async def start_etcd(
         self,

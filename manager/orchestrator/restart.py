@@ -117,7 +117,7 @@ def _move(
 def _stays_meanwhile(make: Maker, task: Task) -> bool:
     """On a drained node, with update order start-first, a task serves until its successor."""
     return (
-        not task.slot == 0
+        task.slot != 0
         and task.status.state is TaskState.RUNNING
         and not unreachable(make.view, task)
         and update_rule(make.service.spec).order is UpdateOrder.START_FIRST

@@ -1,4 +1,4 @@
-"""The filters over nodes: which are feasible, and one sentence about those that are not. Pure."""
+"""The filters over nodes: which are feasible, and a sentence about those that are not. Pure."""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,7 @@ _ENGINE_LABEL = "engine.labels."
 
 
 def levels(placement: Placement | None) -> tuple[Callable[[Node], str], ...]:
-    """How to read each spread label of a node; what is no label is no level, as Swarm has it."""
+    """How to read each spread label of a node; what is no label is no level, as in Swarm."""
     found: list[Callable[[Node], str]] = []
     for preference in placement.preferences if placement is not None else ():
         text = preference.spread.spread_descriptor if preference.spread is not None else ""
@@ -35,7 +35,9 @@ def _reader(text: str) -> Callable[[Node], str] | None:
     if lower.startswith(_ENGINE_LABEL):
         label = text[len(_ENGINE_LABEL) :]
         return lambda node: (
-            node.description.engine.labels.get(label, "") if node.description is not None else ""
+            node.description.engine.labels.get(label, "")
+            if node.description is not None
+            else ""
         )
     return None
 
@@ -66,7 +68,7 @@ class Tree:
         self._root = Branch()
 
     def count(self, nodes: Iterable[tuple[Node, int]]) -> None:
-        """Take in how many tasks of the service nodes have already; not needed without labels."""
+        """Take in how many tasks of the service nodes have; not needed without labels."""
         for node, tasks in nodes:
             for branch in self._path(node):
                 branch.count += tasks

@@ -9,7 +9,7 @@ import socket
 import msgspec
 import structlog
 
-from shoal.host.control import MAX_DESCRIPTORS, MAX_MESSAGE, Call, Reply
+from shoal.common.host_control import MAX_DESCRIPTORS, MAX_MESSAGE, Call, Reply
 
 _log = structlog.get_logger("shoal.host")
 

@@ -12,9 +12,9 @@ import msgspec
 
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
+from shoal.common.host_control import Pids
 from shoal.host.channel import Channel, KeptDescriptors
 from shoal.host.child import Child
-from shoal.host.control import Pids
 from shoal.host.roles import Etcd
 from shoal.host.spawn import execute, fork_program
 

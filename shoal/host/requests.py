@@ -12,8 +12,7 @@ from typing import assert_never
 
 import msgspec
 
-from shoal.host.channel import Channel
-from shoal.host.control import (
+from shoal.common.host_control import (
     Call,
     DropDescriptor,
     KeepDescriptor,
@@ -25,6 +24,7 @@ from shoal.host.control import (
     StopManager,
     TakeDescriptors,
 )
+from shoal.host.channel import Channel
 from shoal.host.processes import Processes
 from shoal.host.roles import Etcd, Roles, load_roles, save_roles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.host.control import Pids
+from shoal.common.host_control import Pids
 from shoal.model.errors import FailedPrecondition
 
 

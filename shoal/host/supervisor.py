@@ -13,7 +13,7 @@ import structlog
 
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
-from shoal.host.control import Pids
+from shoal.common.host_control import Pids
 from shoal.host.processes import Processes, Programs
 from shoal.host.requests import Requests
 from shoal.host.roles import save_pids

@@ -1,10 +1,12 @@
 """What the contract suites run against: a real etcd in a temporary directory, or the fake."""
 
 import asyncio
+import os
 import random
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -27,6 +29,26 @@ ETCD_FLAGS = (
     "--logger=zap",
     "--log-level=error",
 )
+
+
+def wait_until_healthy(directory: Path, seconds: float = 60.0) -> None:
+    """Return once the etcd of that working directory takes writes."""
+    deadline = time.monotonic() + seconds
+    command = [
+        "etcdctl",
+        f"--endpoints={ETCD_FLAGS[1].partition('=')[2]}",
+        "endpoint",
+        "health",
+    ]
+    environment = {**os.environ, "ETCDCTL_API": "3"}
+    while True:
+        asked = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, check=False
+        )
+        if asked.returncode == 0:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"etcd is not healthy: {asked.stderr.decode()}")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +76,7 @@ def etcd_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             stderr=log,
         )
     try:
+        wait_until_healthy(directory)
         yield directory
     finally:
         process.kill()

@@ -1,9 +1,9 @@
 """A connection taken over from HTTP: raw bytes both ways, with half-close.
 
 aiohttp closes a transport when the client sends the end of its stream, which `docker run`
-without `-i` does at once; all output would be lost. So the transport is given this protocol instead,
-whose `eof_received` keeps it open. The loss of the connection is still reported to aiohttp's
-protocol, which cancels the handler. Made by `Call.hijack`.
+without `-i` does at once; all output would be lost. So the transport is given this protocol
+instead, whose `eof_received` keeps it open. The loss of the connection is still reported to
+aiohttp's protocol, which cancels the handler. Made by `Call.hijack`.
 """
 
 import asyncio

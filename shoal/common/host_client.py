@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shoal.host.control import (
+from shoal.common.host_control import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
     Call,

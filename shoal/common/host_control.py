@@ -2,7 +2,7 @@
 
 A child sends one request at a time and waits for the reply with the same number. Both ends live
 on one machine and come from one installation, so there are no versions. Used by the supervisor
-and by `shoal.host.client`.
+and by `shoal.common.host_client`.
 """
 
 import msgspec

@@ -1,0 +1,91 @@
+from typing import Any
+
+import pytest
+
+from shoal.common.engine_http.body import convert
+from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.spec.service import ServiceSpec
+from shoal.model.validate.service import check_service
+
+C = "TaskTemplate.ContainerSpec"
+OPEN = {"TargetPort": 80}
+
+
+def spec_with(path: str, value: Any) -> ServiceSpec:
+    """A good spec with one thing set."""
+    raw: dict[str, Any] = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a"}}}
+    *above, last = path.split(".")
+    at = raw
+    for name in above:
+        at = at.setdefault(name, {})
+    at[last] = value
+    return convert(raw, ServiceSpec)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("Name", "-web", "Name"),
+        (f"{C}.Image", "", f"{C}.Image"),
+        (f"{C}.Image", "a:b:c", f"{C}.Image"),
+        (f"{C}.Env", ["=x"], f"{C}.Env[0]"),
+        (f"{C}.Env", ["a=\0"], f"{C}.Env[0]"),
+        (f"{C}.Env", ["a={{.Nope}}"], C),
+        (f"{C}.Dir", "tmp", f"{C}.Dir"),
+        (f"{C}.Mounts", [{"Type": "bind", "Target": "/a"}], f"{C}.Mounts[0].Source"),
+        (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "a"}], f"{C}.Mounts[0].Target"),
+        (f"{C}.Mounts", [{"Type": "tmpfs", "Target": "/a"}] * 2, f"{C}.Mounts[1].Target"),
+        (f"{C}.Healthcheck", {"Interval": 5}, f"{C}.Healthcheck.Interval"),
+        (f"{C}.OomScoreAdj", 1001, f"{C}.OomScoreAdj"),
+        ("TaskTemplate.Resources.Limits.NanoCPUs", 5, "TaskTemplate.Resources.Limits.NanoCPUs"),
+        ("TaskTemplate.RestartPolicy.Condition", "x", "TaskTemplate.RestartPolicy.Condition"),
+        ("TaskTemplate.RestartPolicy.Delay", -1, "TaskTemplate.RestartPolicy.Delay"),
+        ("TaskTemplate.Placement.Constraints", ["x"], "TaskTemplate.Placement.Constraints[0]"),
+        ("TaskTemplate.Placement.MaxReplicas", -1, "TaskTemplate.Placement.MaxReplicas"),
+        ("TaskTemplate.ForceUpdate", 1 << 63, "TaskTemplate.ForceUpdate"),
+        ("UpdateConfig.Order", "x", "UpdateConfig.Order"),
+        ("UpdateConfig.MaxFailureRatio", 1.5, "UpdateConfig.MaxFailureRatio"),
+        ("RollbackConfig.FailureAction", "rollback", "RollbackConfig.FailureAction"),
+        ("EndpointSpec", {"Mode": "dnsrr", "Ports": [OPEN]}, "EndpointSpec.Ports[0]"),
+        ("EndpointSpec.Ports", [OPEN, OPEN], "EndpointSpec.Ports[1].TargetPort"),
+        ("EndpointSpec.Ports", [{"TargetPort": 0}], "EndpointSpec.Ports[0].TargetPort"),
+        ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas"),
+    ],
+)
+def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check_service(spec_with(path, value))
+    assert refused.value.field == named
+    prefix = f"rpc error: code = InvalidArgument desc = {named}: "
+    assert str(refused.value).startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("Mode.GlobalJob", {}),
+        ("TaskTemplate.Networks", [{"Target": "n"}]),
+        ("TaskTemplate.Runtime", "plugin"),
+        ("TaskTemplate.LogDriver.Name", "syslog"),
+        ("TaskTemplate.Resources.SwapBytes", 5),
+        (f"{C}.Isolation", "hyperv"),
+        (f"{C}.Secrets", [{"SecretID": "x"}]),
+        (f"{C}.Mounts", [{"Type": "cluster", "Source": "x", "Target": "/a"}]),
+        (f"{C}.Privileges.CredentialSpec", {"File": "x"}),
+    ],
+)
+def test_what_is_not_there_is_said(path: str, value: Any) -> None:
+    with pytest.raises(Unimplemented) as refused:
+        check_service(spec_with(path, value))
+    assert path.partition("[")[0].split(".")[-1] in str(refused.value)
+
+
+def test_a_full_spec_passes() -> None:
+    for path, value in (
+        ("TaskTemplate.Placement.Constraints", ["node.role != manager", "node.labels.a==b"]),
+        ("EndpointSpec.Ports", [{"TargetPort": 80, "PublishedPort": 80}, OPEN]),
+        (f"{C}.Env", ["A={{.Service.Name}}", "B"]),
+        (f"{C}.Mounts", [{"Type": "volume", "Source": "v", "Target": "/a"}]),
+        ("TaskTemplate.Resources.Limits", {"NanoCPUs": 1_000_000, "MemoryBytes": 4 << 20}),
+    ):
+        check_service(spec_with(path, value))
