@@ -8,10 +8,18 @@ from collections.abc import Iterable
 
 from manager.allocator import allocate, ports, subnets
 from manager.loops.loop import Row
-from manager.orchestrator import node_health, reaper, replicated_mode, restart
+from manager.orchestrator import (
+    global_mode,
+    node_health,
+    reaper,
+    replicated_mode,
+    restart,
+    update,
+)
 from manager.scheduler import schedule
 from manager.view import View
 from shoal.model.changes import Event
+from shoal.model.defaults import Mode, mode_of
 from shoal.model.objects import Cluster, Node, Service, Task
 from shoal.model.states import TaskState
 
@@ -45,6 +53,13 @@ def _services_and_their_nodes(event: Event, view: View) -> Iterable[str]:
     if not isinstance(event.object, Node):
         return _services(event, view)
     return sorted({task.service_id for task in view.tasks_of_node(event.object.id)})
+
+
+def _every_service_of_nodes(event: Event, view: View) -> Iterable[str]:
+    """Any change of a node may be one that a global service waits for."""
+    if not isinstance(event.object, Node):
+        return _services(event, view)
+    return [s.id for s in view.services() if mode_of(s.spec) is Mode.GLOBAL]
 
 
 def _all_services(view: View) -> Iterable[str]:
@@ -94,6 +109,8 @@ TABLE: tuple[Row, ...] = (
         _all_services,
         replicated_mode.decide,
     ),
+    Row("global services", _every_service_of_nodes, _all_services, global_mode.decide),
+    Row("updates", _services, _all_services, update.decide),
     Row("held tasks", _services_and_their_nodes, _all_services, restart.decide),
     Row("allocation", _services, _all_services, allocate.decide),
     Row("scheduler", _placement, _whole, schedule.decide),

@@ -39,7 +39,9 @@ def test_bad_input_is_refused_with_a_sentence(cluster: Cluster) -> None:
                            check=False)  # fmt: skip
     assert "8080" in taken
     assert "already in use" in taken
-    assert "not found" in cluster.docker("m1", "service", "inspect", "nosuch", check=False)
+    assert "no such service" in cluster.docker(
+        "m1", "service", "inspect", "nosuch", check=False
+    )
 
 
 def test_waiting_task_says_why(cluster: Cluster) -> None:
@@ -54,6 +56,56 @@ def test_waiting_task_says_why(cluster: Cluster) -> None:
     cluster.docker("m1", "node", "update", "--label-add", "disk=ssd", "w2")
     eventually(lambda: cluster.tasks("m1", "picky"), lambda t: t == [("w2", "Running")], 10)
     cluster.docker("m1", "service", "rm", "picky")
+
+
+def test_rolling_update_start_first_keeps_every_replica(cluster: Cluster) -> None:
+    cluster.docker("m1", "service", "create", "-d", "--name", "roll", "--replicas", "4",
+                   "--update-order", "start-first", "--update-monitor", "1s",
+                   "demo/web:1")  # fmt: skip
+    cluster.await_running("m1", "roll", 4, 20)
+    fewest = 4
+
+    def state() -> str:
+        nonlocal fewest
+        fewest = min(fewest, cluster.running("m1", "roll"))
+        form = "{{.UpdateStatus.State}}"
+        return cluster.docker(
+            "m1", "service", "inspect", "-f", form, "roll", check=False
+        ).strip()
+
+    cluster.docker("m2", "service", "update", "-d", "--image", "demo/web:2", "roll")
+    eventually(state, lambda seen: seen == "completed", 60)
+    images = cluster.docker("m1", "service", "ps", "roll", "--filter", "desired-state=running",
+                            "--format", "{{.Image}}")  # fmt: skip
+    assert images.split() == ["demo/web:2"] * 4
+    assert fewest == 4
+
+
+def test_failing_update_rolls_itself_back(cluster: Cluster) -> None:
+    cluster.docker("m1", "service", "update", "-d", "--image", "demo/fail:1",
+                   "--update-failure-action", "rollback", "--rollback-monitor", "1s",
+                   "roll")  # fmt: skip
+    form = "{{.UpdateStatus.State}}"
+    eventually(
+        lambda: cluster.docker("m1", "service", "inspect", "-f", form, "roll"),
+        lambda state: state == "rollback_completed",
+        60,
+    )
+    spec = "{{.Spec.TaskTemplate.ContainerSpec.Image}}"
+    assert cluster.docker("m1", "service", "inspect", "-f", spec, "roll") == "demo/web:2"
+    cluster.await_running("m1", "roll", 4, 20)
+    cluster.docker("m1", "service", "rm", "roll")
+
+
+def test_global_service_runs_once_on_each_host(cluster: Cluster) -> None:
+    cluster.docker("m1", "service", "create", "-d", "--name", "each", "--mode", "global",
+                   "demo/web:1")  # fmt: skip
+    eventually(
+        lambda: sorted(cluster.tasks("m1", "each")),
+        lambda tasks: tasks == [(host, "Running") for host in HOSTS],
+        20,
+    )
+    cluster.docker("m1", "service", "rm", "each")
 
 
 def test_drained_host_gives_its_tasks_up(cluster: Cluster) -> None:
@@ -119,5 +171,6 @@ def test_lost_leader_delays_a_service_by_less_than_five_seconds(cluster: Cluster
 
 def test_removed_services_leave_no_container(cluster: Cluster) -> None:
     cluster.docker("m2", "service", "rm", "web", "after")
-    eventually(cluster.containers, lambda found: not found, 40)
+    listed = lambda: [cluster.docker(host, "ps", "-aq") for host in HOSTS]  # noqa: E731
+    eventually(listed, lambda found: not any(found), 40)
     eventually(lambda: cluster.get("w1", 8080), lambda text: text == "", 10)
