@@ -14,7 +14,7 @@ from manager.member import Member, Membership, PeerTLS
 from manager.store.etcd import EtcdKV, connect, unix_target
 from manager.store.kv import Put
 from shoal.common.clock import SystemClock
-from shoal.host.control import Pids, Reply
+from shoal.common.host_control import Pids, Reply
 from shoal.model.errors import AlreadyExists, FailedPrecondition, Unavailable
 from shoal.model.ids import ClusterID, NodeID
 from tests.integration.host.running import RunningHost, gone, host

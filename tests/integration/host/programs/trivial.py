@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.common.config import HostConfig
-from shoal.host.client import HostControl
+from shoal.common.host_client import HostControl
 from shoal.model.errors import ClusterError
 
 

@@ -227,7 +227,7 @@ async def test_networks_are_listed_and_not_made(tmp_path: Path) -> None:
 
 
 async def read_events(client: Client, query: str, count: int) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     async with client.session.get(f"http://docker/events{query}") as answer:
         assert answer.status == 200
         while len(found) < count:
@@ -242,7 +242,7 @@ async def make_and_scale(client: Client, cell: Cell) -> None:
     assert service is not None
     await cell.create(task_of(service, 1, ME))
     version = (await client.get("/services/web"))["Version"]["Index"]
-    spec["Mode"] = {"Replicated": {"Replicas": 3}}  # type: ignore[assignment]
+    spec["Mode"] = {"Replicated": {"Replicas": 3}}
     await client.ask("POST", f"/services/web/update?version={version}", spec)
     await change_node(client, "w1", Availability="drain")
     await client.ask("DELETE", "/services/web")

@@ -113,8 +113,8 @@ async def test_a_worker_cannot_pose_as_a_manager(door: Listening) -> None:
 
 async def test_refusals_come_as_themselves(door: Listening) -> None:
     token = str(door.backend.tokens.worker)
+    bad = Newcomer(hostname="host2", address="example.com")
     with pytest.raises(InvalidArgument, match="not an IP address") as caught:
-        bad = Newcomer(hostname="host2", address="example.com")
         await join(door.manager, token, bad, new_key_pem())
     assert caught.value.field == "AdvertiseAddr"
     door.backend.error = Unavailable("no quorum", retry_after=2.5)
@@ -133,7 +133,7 @@ async def test_who_asks_too_often_is_told_when_to_come_back() -> None:
     async with listening(FakeBackend(Trust()), limits=limits) as made:
         token = str(made.backend.tokens.worker)
         await join(made.manager, token, NEWCOMER, new_key_pem())
-        with pytest.raises(ResourceExhausted, match="from 127.0.0.1; try again in 10 s"):
+        with pytest.raises(ResourceExhausted, match=r"from 127\.0\.0\.1; try again in 10 s"):
             await join(made.manager, token, NEWCOMER, new_key_pem())
         made.clock.seconds += 20
         await join(made.manager, token, NEWCOMER, new_key_pem())
@@ -141,7 +141,7 @@ async def test_who_asks_too_often_is_told_when_to_come_back() -> None:
 
 async def test_nobody_there_and_nobody_of_ours(door: Listening) -> None:
     token = str(door.backend.tokens.worker)
-    with pytest.raises(Unavailable, match="cannot reach the manager at 127.0.0.1:2"):
+    with pytest.raises(Unavailable, match=r"cannot reach the manager at 127\.0\.0\.1:2"):
         await join("127.0.0.1:1", token, NEWCOMER, new_key_pem())
 
     async def plain(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,7 +150,7 @@ async def test_nobody_there_and_nobody_of_ours(door: Listening) -> None:
 
     async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unavailable, match="no TLS|cannot reach"):
+        with pytest.raises(Unavailable, match=r"no TLS|cannot reach"):
             await join(f"127.0.0.1:{port - 1}", token, NEWCOMER, new_key_pem())
 
 

@@ -1,0 +1,106 @@
+"""One host of a sandbox, asked over its Engine API socket."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from typing_extensions import override
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120.0
+LOOK = 0.01
+
+
+class _Unix(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("docker", timeout=60)
+        self._path = path
+
+    @override
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(self._path)
+
+
+class Host:
+    """A manager host."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.socket = str(told["docker_host"]).removeprefix("unix://")
+        self.run = Path(self.socket).parent
+        self._line = _Unix(self.socket)
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """One call of the API; its JSON."""
+        data = json.dumps(body) if body is not None else None
+        headers = {"Content-Type": "application/json"} if data else {}
+        self._line.request(method, "/v1.50" + path, data, headers)
+        answer = self._line.getresponse()
+        text = answer.read()
+        if answer.status >= 400:
+            raise SystemExit(f"{method} {path}: {answer.status} {text.decode()}")
+        return json.loads(text) if text else None
+
+    def create(self, name: str, replicas: int, image: str, **spec: Any) -> None:
+        """A service."""
+        body = {
+            "Name": name,
+            "TaskTemplate": {"ContainerSpec": {"Image": image}},
+            "Mode": {"Replicated": {"Replicas": replicas}},
+            **spec,
+        }
+        self.ask("POST", "/services/create", body)
+
+    def running(self, name: str) -> int:
+        """Running tasks of a service, as `service ls` counts them."""
+        filters = quote(json.dumps({"name": {name: True}}))
+        found = self.ask("GET", f"/services?status=true&filters={filters}")
+        return int(found[0]["ServiceStatus"]["RunningTasks"]) if found else 0
+
+    def containers(self) -> int:
+        return len(self.ask("GET", "/containers/json?all=1"))
+
+    def pids(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.run / "pids.json").read_text())
+        return found
+
+
+def until(look: Callable[[], bool], what: str) -> float:
+    """Seconds until it is so."""
+    began = time.monotonic()
+    while not look():
+        if time.monotonic() - began > PATIENCE:
+            raise SystemExit(f"not within {PATIENCE:.0f} s: {what}")
+        time.sleep(LOOK)
+    return time.monotonic() - began
+
+
+@contextmanager
+def one_host() -> Iterator[Host]:
+    """A cluster of one manager that has the demo images; removed at the end."""
+    subprocess.run([str(ROOT / "scripts" / "images")], check=True, stdout=sys.stderr)
+    name = f"b{os.getpid() % 100000}"
+    shoal = [sys.executable, "-m", "shoal.cli", "sandbox"]
+    up = [*shoal, "up", "--managers", "1", "--workers", "0", "--name", name, "--json"]
+    try:
+        told = subprocess.run(up, check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout
+        host = Host(json.loads(told)["hosts"][0])
+        for image in ("demo-web-1", "demo-web-2", "demo-sleep-1"):
+            archive = ROOT / "build" / "images" / f"{image}.tar"
+            load = ["docker", "-H", f"unix://{host.socket}", "load", "-q", "-i", str(archive)]
+            subprocess.run(load, check=True, stdout=sys.stderr)
+        yield host
+    finally:
+        subprocess.run([*shoal, "down", "--name", name], check=True, cwd=ROOT)
