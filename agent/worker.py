@@ -213,7 +213,13 @@ class Worker:
     # ---------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run all tasks until cancelled; cancelling stops no container."""
+        """Run all tasks until cancelled; cancelling stops no container.
+
+        Run again, it goes on with every task it had: leaving ends one run and begins another.
+        """
+        self._begun = asyncio.Queue()
+        for known in self._managers.values():
+            self._begun.put_nowait(known)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_journal(), name="journal")
             group.create_task(self._keep_network(), name="cluster network")
