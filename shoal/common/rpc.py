@@ -182,7 +182,11 @@ def channel(
 
 
 Admit = Callable[[Peer], None]
-"""Raises PermissionDenied for a peer whose certificate is good but which the store disowns."""
+"""Raises PermissionDenied for a peer whose certificate is good but which the store disowns.
+
+Asked for calls that not every role may make: a demoted manager must still be able to open its
+session and to fetch its worker's certificate, which is how it learns of the demotion.
+"""
 
 
 def server(
@@ -263,11 +267,12 @@ class _Guard(grpc.aio.ServerInterceptor):
                 f"the certificate of node {peer.node_id} expired at "
                 f"{peer.not_after.isoformat()}; the node must join again"
             )
-        if peer.role not in self._access.get(method, frozenset()):
+        allowed = self._access.get(method, frozenset())
+        if peer.role not in allowed:
             raise PermissionDenied(
                 f"node {peer.node_id} is a {peer.role} and may not call {method}"
             )
-        if self._admit is not None:
+        if self._admit is not None and allowed != EVERY_ROLE:
             self._admit(peer)
 
 

@@ -174,3 +174,40 @@ def test_removed_services_leave_no_container(cluster: Cluster) -> None:
     listed = lambda: [cluster.docker(host, "ps", "-aq") for host in HOSTS]  # noqa: E731
     eventually(listed, lambda found: not any(found), 40)
     eventually(lambda: cluster.get("w1", 8080), lambda text: text == "", 10)
+
+
+def test_worker_leaves_is_removed_and_joins_again(cluster: Cluster) -> None:
+    cluster.docker("w2", "swarm", "leave")
+    assert "not part of a swarm" in cluster.docker("w2", "swarm", "leave", check=False)
+    eventually(lambda: cluster.node_state("m1", "w2"), lambda state: state == "Down", 15)
+    cluster.docker("m1", "node", "rm", "w2")
+    hostnames = cluster.docker("m2", "node", "ls", "--format", "{{.Hostname}}")
+    assert sorted(hostnames.split()) == ["m1", "m2", "m3", "w1"]
+    manager = f"{cluster.hosts['m3']['address']}:2377"
+    wrong = "SWMTKN-1-" + "0" * 50 + "-" + "1" * 25
+    refused = cluster.docker("w2", "swarm", "join", "--token", wrong, manager, check=False)
+    assert "remote CA does not match fingerprint" in refused
+    token = cluster.docker("m1", "swarm", "join-token", "-q", "worker")
+    cluster.docker("w2", "swarm", "join", "--token", token, manager)
+    eventually(lambda: cluster.node_state("m1", "w2"), lambda state: state == "Ready", 15)
+
+
+def test_manager_is_demoted_and_promoted_again(cluster: Cluster) -> None:
+    cluster.docker("m1", "node", "demote", "m3")
+    form = "{{.Hostname}} {{.ManagerStatus}}"
+    eventually(
+        lambda: cluster.docker("m1", "node", "ls", "--format", form),
+        lambda rows: "m3" in [row.strip() for row in rows.splitlines()],
+        30,
+    )
+    eventually(
+        lambda: cluster.docker("m3", "node", "ls", check=False),
+        lambda said: "Worker nodes can't be used" in said,
+        30,
+    )
+    cluster.docker("m1", "node", "promote", "m3")
+    eventually(
+        lambda: cluster.docker("m3", "node", "ls", check=False),
+        lambda said: "Reachable" in said,
+        60,
+    )

@@ -49,8 +49,10 @@ def check_task(spec: TaskSpec, service_name: str, labels: Mapping[str, str]) -> 
 
 
 def _check_runtime(spec: TaskSpec) -> None:
-    if spec.plugin_spec is not None or spec.runtime == "plugin":
+    if spec.plugin_spec is not None:
         raise unimplemented(f"{_TEMPLATE}.PluginSpec", "plugins are not supported")
+    if spec.runtime == "plugin":
+        raise unimplemented(f"{_TEMPLATE}.Runtime", "plugins are not supported")
     if spec.network_attachment_spec is not None:
         raise invalid(
             f"{_TEMPLATE}.NetworkAttachmentSpec",
