@@ -260,7 +260,15 @@ class Worker:
                 assignments=without_secrets(self._journaled()),
                 statuses=dict(self._statuses),
             )
-            await asyncio.to_thread(self._journal.save, entry)
+            loop = asyncio.get_running_loop()
+            writing = loop.run_in_executor(None, self._journal.save, entry)
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # The thread goes on: a journal must not appear after it was removed
+                # (test_leaving_removes_everything).
+                await writing
+                raise
 
     def _journaled(self) -> Assignments:
         """What is told, and what is still to be removed though told no more."""
