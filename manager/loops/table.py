@@ -1,7 +1,7 @@
-"""The table of the control loop: which events wake which decider, with what key, in what order.
+"""Which events wake which decider, with what key: the rows of the control loop, in order.
 
-Order matters within a pass: health before those who move tasks away, ports and addresses before
-tasks are passed on, the scheduler after all who make tasks, the reaper last.
+Nodes first, then what there should be, then how it starts, then where it runs, then what is
+over. A row later in the table sees in the same pass what an earlier one has just decided.
 """
 
 from collections.abc import Iterable
@@ -9,9 +9,12 @@ from collections.abc import Iterable
 from manager.allocator import allocate, ports, subnets
 from manager.loops.loop import Row
 from manager.orchestrator import (
+    enforcer,
     global_mode,
+    job_modes,
     node_health,
     reaper,
+    removal,
     replicated_mode,
     restart,
     update,
@@ -19,100 +22,175 @@ from manager.orchestrator import (
 from manager.scheduler import schedule
 from manager.view import View
 from shoal.model.changes import Event
-from shoal.model.defaults import Mode, mode_of
-from shoal.model.objects import Cluster, Node, Service, Task
+from shoal.model.objects import Cluster, Node, Service, ServiceVersion, Task
 from shoal.model.states import TaskState
 
-WHOLE = ("",)
+ALL = ""
+"""The one key of rows that look at everything at once."""
 
 
-def _nodes(event: Event, view: View) -> Iterable[str]:
-    """The node itself."""
+def _one(view: View) -> Iterable[str]:
+    del view
+    return (ALL,)
+
+
+def _nodes(view: View) -> Iterable[str]:
+    return [node.id for node in view.nodes()]
+
+
+def _services(view: View) -> Iterable[str]:
+    return [service.id for service in view.services()]
+
+
+def _services_of_tasks(view: View) -> Iterable[str]:
+    """Services that are there, and those that only their tasks remember."""
+    found: dict[str, None] = dict.fromkeys(service.id for service in view.services())
+    found.update(dict.fromkeys(task.service_id for task in view.tasks()))
+    return found
+
+
+def _nodes_of_tasks(view: View) -> Iterable[str]:
+    found: dict[str, None] = dict.fromkeys(node.id for node in view.nodes())
+    found.update((task.node_id, None) for task in view.tasks() if task.node_id is not None)
+    return found
+
+
+def _node_changed(event: Event, view: View) -> Iterable[str]:
     del view
     return (event.object.id,) if isinstance(event.object, Node) else ()
 
 
-def _all_nodes(view: View) -> Iterable[str]:
-    return [node.id for node in view.nodes()]
-
-
-def _services(event: Event, view: View) -> Iterable[str]:
-    """The service, and a task's service."""
+def _service_changed(event: Event, view: View) -> Iterable[str]:
     del view
-    match event.object:
-        case Service():
-            return (event.object.id,)
-        case Task():
-            return (event.object.service_id,)
-        case _:
+    return (event.object.id,) if isinstance(event.object, Service) else ()
+
+
+def moved(event: Event) -> bool:
+    """Whether a node's fitness for tasks changed: it came, went, or other tasks fit now."""
+    before, after = event.before, event.after
+    if not isinstance(before, Node) or not isinstance(after, Node):
+        return isinstance(event.object, Node)
+    return (
+        before.state is not after.state
+        or before.spec != after.spec
+        or before.role is not after.role
+        or before.description != after.description
+        or before.subnet != after.subnet
+        or before.addr != after.addr
+    )
+
+
+def turned(event: Event) -> bool:
+    """Whether a task came, went, is desired otherwise, runs or has ended: what modes act on."""
+    before, after = event.before, event.after
+    if not isinstance(before, Task) or not isinstance(after, Task):
+        return isinstance(event.object, Task)
+    runs = TaskState.RUNNING
+    return (
+        before.desired_state is not after.desired_state
+        or before.ended is not after.ended
+        or (before.status.state is runs) is not (after.status.state is runs)
+        or before.spec_version != after.spec_version
+    )
+
+
+def _tasks_turned(event: Event, view: View) -> Iterable[str]:
+    """A service, by itself or by a task of it."""
+    if isinstance(event.object, Task):
+        return (event.object.service_id,) if turned(event) else ()
+    return _service_changed(event, view)
+
+
+def _replicated(event: Event, view: View) -> Iterable[str]:
+    """As above, and the services of a node whose fitness changed."""
+    if isinstance(event.object, Node):
+        if not moved(event):
             return ()
+        return dict.fromkeys(t.service_id for t in view.tasks_of_node(event.object.id))
+    return _tasks_turned(event, view)
 
 
-def _services_and_their_nodes(event: Event, view: View) -> Iterable[str]:
-    """Also, when a node changes otherwise than by its report, the services it has tasks of."""
-    if not isinstance(event.object, Node):
-        return _services(event, view)
-    return sorted({task.service_id for task in view.tasks_of_node(event.object.id)})
+def _everywhere(event: Event, view: View) -> Iterable[str]:
+    """As above, and every service when a node changes: it may get a task."""
+    if isinstance(event.object, Node):
+        return _services(view) if moved(event) else ()
+    return _tasks_turned(event, view)
 
 
-def _every_service_of_nodes(event: Event, view: View) -> Iterable[str]:
-    """Any change of a node may be one that a global service waits for."""
-    if not isinstance(event.object, Node):
-        return _services(event, view)
-    return [s.id for s in view.services() if mode_of(s.spec) is Mode.GLOBAL]
+def _enforced(event: Event, view: View) -> Iterable[str]:
+    del view
+    return (event.object.id,) if isinstance(event.object, Node) and moved(event) else ()
 
 
-def _all_services(view: View) -> Iterable[str]:
-    gone = {task.service_id for task in view.tasks()}
-    return sorted(gone | {service.id for service in view.services()})
-
-
-def _publishing(event: Event, view: View) -> Iterable[str]:
-    """The service; when one goes or changes, its ports may be what another waits for."""
+def _ports(event: Event, view: View) -> Iterable[str]:
+    """The service; when one lets go of ports, all that wait for some."""
     if not isinstance(event.object, Service):
         return ()
-    if event.before is None:
-        return (event.object.id,)
-    return [service.id for service in view.services() if not ports.allocated(service)]
+    before, after = event.before, event.after
+    released = isinstance(before, Service) and (
+        not isinstance(after, Service) or before.endpoint.ports != after.endpoint.ports
+    )
+    waiting = [s.id for s in view.services() if not ports.allocated(s)] if released else []
+    return (event.object.id, *waiting)
 
 
-def _membership(event: Event, view: View) -> Iterable[str]:
+def _new_tasks(event: Event, view: View) -> Iterable[str]:
+    if isinstance(event.object, Service):
+        return _ports(event, view)
+    after = event.after
+    new = isinstance(after, Task) and after.status.state is TaskState.NEW
+    return (after.service_id,) if new and isinstance(after, Task) else ()
+
+
+def _subnets(event: Event, view: View) -> Iterable[str]:
     del view
-    return WHOLE if isinstance(event.object, Node | Cluster) else ()
+    if isinstance(event.object, Cluster):
+        return (ALL,)
+    return (ALL,) if isinstance(event.object, Node) and moved(event) else ()
 
 
-def _placement(event: Event, view: View) -> Iterable[str]:
-    """Something is pending and something may have made room for it."""
+def _scheduler(event: Event, view: View) -> Iterable[str]:
+    """Something waits, and it or what it waits for changed."""
+    if isinstance(event.object, Node):
+        relevant = moved(event)
+    elif isinstance(event.object, Task):
+        after = event.after
+        pending = isinstance(after, Task) and after.status.state is TaskState.PENDING
+        relevant = pending or turned(event)
+    else:
+        relevant = False
+    return (ALL,) if relevant and view.pending_tasks() else ()
+
+
+def _reaped(event: Event, view: View) -> Iterable[str]:
+    """The service of what may be over; when a node goes, those of its tasks."""
     match event.object:
-        case Task() as task:
-            waits = task.status.state is TaskState.PENDING and event.after is not None
-            left = task.ended or not task.wanted or event.after is None
-            return WHOLE if waits or (left and any(True for _ in view.pending_tasks())) else ()
-        case Node():
-            return WHOLE if any(True for _ in view.pending_tasks()) else ()
+        case Cluster():
+            return _services(view)
+        case Node() if event.after is None:
+            return dict.fromkeys(t.service_id for t in view.tasks_of_node(event.object.id))
+        case ServiceVersion():
+            return (event.object.service_id,)
+        case Task() | Service():
+            return _tasks_turned(event, view)
         case _:
             return ()
-
-
-def _whole(view: View) -> Iterable[str]:
-    del view
-    return WHOLE
 
 
 TABLE: tuple[Row, ...] = (
-    Row("node health", _nodes, _all_nodes, node_health.decide),
-    Row("subnets", _membership, _whole, subnets.decide),
-    Row("ports", _publishing, _all_services, ports.decide),
-    Row(
-        "replicated services",
-        _services_and_their_nodes,
-        _all_services,
-        replicated_mode.decide,
-    ),
-    Row("global services", _every_service_of_nodes, _all_services, global_mode.decide),
-    Row("updates", _services, _all_services, update.decide),
-    Row("held tasks", _services_and_their_nodes, _all_services, restart.decide),
-    Row("allocation", _services, _all_services, allocate.decide),
-    Row("scheduler", _placement, _whole, schedule.decide),
-    Row("reaper", _services, _all_services, reaper.decide),
+    Row("node health", _node_changed, _nodes, node_health.decide),
+    Row("enforcer", _enforced, _nodes, enforcer.decide),
+    Row("orphans", _node_changed, _nodes_of_tasks, reaper.orphan),
+    Row("removal", _service_changed, _services_of_tasks, removal.decide),
+    Row("replicated", _replicated, _services, replicated_mode.decide),
+    Row("global", _everywhere, _services, global_mode.decide),
+    Row("jobs", _everywhere, _services, job_modes.decide),
+    Row("update", _everywhere, _services, update.decide),
+    Row("start", _replicated, _services, restart.decide),
+    Row("ports", _ports, _services, ports.decide),
+    Row("allocate", _new_tasks, _services, allocate.decide),
+    Row("subnets", _subnets, _one, subnets.decide),
+    Row("schedule", _scheduler, _one, schedule.decide),
+    Row("reaper", _reaped, _services_of_tasks, reaper.decide),
 )
+"""All deciders of the leader, in the order of a pass."""

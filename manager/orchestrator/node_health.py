@@ -1,8 +1,7 @@
-"""Whether a node is heard of: READY with a session, DOWN after a grace without one. Pure.
+"""Nodes without a session for the grace are down, nodes with one are ready. Pure.
 
-Wakes on nodes. The dispatcher takes a node's session key away when its agent disconnects or is
-silent for three seconds, and it vanishes with the manager that held it; the grace counts from
-when the leader saw it gone, and is kept in the object so that a new leader goes on with it.
+The dispatcher removes a silent node's session key; here begins the grace. A node that has never
+had a session stays unknown. Wakes on nodes.
 """
 
 from datetime import datetime, timedelta
@@ -16,11 +15,17 @@ from shoal.model.objects import Node
 from shoal.model.states import NodeState
 
 GRACE = timedelta(seconds=2.5)
-SMALL_CLUSTER = 500
+GROWS_ABOVE = 500
+"""Up to this many nodes the grace is as above, beyond it grows in proportion."""
+
+
+def grace(nodes: int) -> timedelta:
+    """How long a node may be without a session."""
+    return GRACE * max(1.0, nodes / GROWS_ABOVE)
 
 
 def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
-    """One node's state by its session."""
+    """The state of one node."""
     del ids
     node = view.node(NodeID(key))
     if node is None:
@@ -28,33 +33,22 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     if node.session is not None:
         if node.state is NodeState.READY and node.lost_since is None:
             return NOTHING
-        return _to(node, now, NodeState.READY, "", lost=None)
-    if node.state is NodeState.DOWN:
+        return _becomes(
+            node, now, state=NodeState.READY, message="", down_since=None, lost_since=None
+        )
+    if node.state in (NodeState.UNKNOWN, NodeState.DOWN):
         return NOTHING
+    allowed = grace(len(tuple(view.nodes())))
     if node.lost_since is None:
-        waits = _to(node, now, node.state, node.message, lost=now)
-        return msgspec.structs.replace(waits, wake_at=now + grace(view))
-    if now < node.lost_since + grace(view):
-        return Decision(wake_at=node.lost_since + grace(view))
-    return _to(node, now, NodeState.DOWN, "heartbeat failure", lost=node.lost_since)
+        decision = _becomes(node, now, lost_since=now)
+        return msgspec.structs.replace(decision, wake_at=now + allowed)
+    if now < node.lost_since + allowed:
+        return Decision(wake_at=node.lost_since + allowed)
+    silent = f"no session for {(now - node.lost_since).total_seconds():.1f} s"
+    return _becomes(node, now, state=NodeState.DOWN, message=silent, down_since=now)
 
 
-def grace(view: View) -> timedelta:
-    """Longer above 500 nodes, where agents take longer to find another manager."""
-    nodes = sum(1 for _ in view.nodes())
-    return GRACE * max(1.0, nodes / SMALL_CLUSTER)
-
-
-def _to(
-    node: Node, now: datetime, state: NodeState, message: str, *, lost: datetime | None
-) -> Decision:
-    changed = msgspec.structs.replace(
-        node,
-        state=state,
-        message=message,
-        lost_since=lost,
-        down_since=now if state is NodeState.DOWN else None,
-        updated_at=now,
-    )
-    reason = f"node is {state.value}" if state is not node.state else "node was lost sight of"
-    return Decision(groups=(Group((Update(changed),), reason),))
+def _becomes(node: Node, now: datetime, **fields: object) -> Decision:
+    changed = msgspec.structs.replace(node, updated_at=now, **fields)
+    reason = f"node {changed.state.value}" if "state" in fields else "node lost its session"
+    return Decision(groups=(Group((Update(changed),), reason=reason),))

@@ -1,79 +1,97 @@
-"""Which tasks and specs go: of removed services, wanted no more, beyond history. Pure.
+"""Which tasks and spec versions to delete, and which tasks nobody will report any more. Pure.
 
-Wakes on a service and its tasks. A task that may still run is never deleted, so that its node
-is told to stop it first; on a node that was removed nothing runs.
+History is kept per slot (per node for global services), jobs included: the limit counts the
+slot's living task too, and a policy with `max_attempts` keeps what it counts. `decide` is keyed
+by service, `orphan` by node.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
-from manager.orchestrator.slots import age, by_slot
+from manager.orchestrator.slots import by_slot
 from manager.view import View
-from shoal.model.changes import NOTHING, Change, Decision, Delete, Group, Update
+from shoal.model.changes import NOTHING, Decision, Delete, Group, Update
 from shoal.model.defaults import history_limit, restart_rule
-from shoal.model.ids import IdSource, ServiceID
-from shoal.model.objects import Task
-from shoal.model.states import TaskState
+from shoal.model.ids import IdSource, NodeID, ServiceID
+from shoal.model.objects import Service, Task, TaskStatus
+from shoal.model.states import NodeState, TaskState
+
+ORPHANED_AFTER = timedelta(hours=24)
 
 
 def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
-    """Tidy up after one service."""
-    del ids
+    """Delete what is over: removed tasks, old history, specs without tasks."""
+    del now, ids
     service_id = ServiceID(key)
+    service = view.service(service_id)
     tasks = view.tasks_of_service(service_id)
-    groups: list[Group] = []
-    if view.service(service_id) is None:
-        groups += [
-            Group((_remove(task, now),), "its service was removed")
-            for task in tasks
-            if task.desired_state < TaskState.REMOVE
-        ]
-    gone = {task.id: task for task in tasks if _unwanted(view, task)}
-    for cell in by_slot(tasks).values():
-        gone |= {task.id: task for task in _old(view, cell)}
-    groups += [Group((Delete(task),), "task is history") for task in gone.values()]
-    groups += _specs(view, service_id, [task for task in tasks if task.id not in gone])
+    doomed = {task.id: task for task in tasks if _over(view, task)}
+    if service is not None:
+        limit = history_limit(view.cluster())
+        for slot in by_slot(tasks).values():
+            for task in _history(slot, service, limit):
+                doomed[task.id] = task
+    groups = [
+        Group((Delete(task),), reason="the task is over") for _, task in sorted(doomed.items())
+    ]
+    used = {task.spec_version for task in tasks if task.id not in doomed}
+    if service is not None:
+        used.add(service.spec_version)
+    for version in view.versions_of_service(service_id):
+        beyond = service is not None and version.number > service.spec_version
+        if version.number not in used and not beyond:
+            groups.append(Group((Delete(version),), reason="no task has this spec"))
     return Decision(groups=tuple(groups)) if groups else NOTHING
 
 
-def _remove(task: Task, now: datetime) -> Change:
-    return Update(msgspec.structs.replace(task, desired_state=TaskState.REMOVE, updated_at=now))
-
-
-def _unwanted(view: View, task: Task) -> bool:
-    """Whether it is to be removed and surely does not run (any more)."""
-    return task.desired_state is TaskState.REMOVE and _over(view, task)
-
-
 def _over(view: View, task: Task) -> bool:
-    if task.ended or task.status.state < TaskState.ASSIGNED or task.node_id is None:
+    """Whether the task is to go and runs nowhere, or never reached a node."""
+    if task.wanted:
+        return False
+    if task.status.state < TaskState.ASSIGNED:
         return True
-    return view.node(task.node_id) is None
+    gone = task.node_id is None or view.node(task.node_id) is None
+    return task.desired_state is TaskState.REMOVE and (task.ended or gone)
 
 
-def _old(view: View, cell: Sequence[Task]) -> Iterable[Task]:
-    """Ended tasks of a slot beyond the history limit, oldest first."""
-    limit = history_limit(view.cluster())
+def _history(slot: Sequence[Task], service: Service, limit: int) -> Iterable[Task]:
+    """The slot's oldest ended tasks beyond the limit; of a job's run its result is kept."""
     if limit < 0:
         return ()
-    for task in cell:
-        attempts = restart_rule(task.service_spec).max_attempts
-        if attempts:
-            limit = max(limit, attempts + 1)
-    dead = sorted((t for t in cell if not t.wanted and _over(view, t)), key=age)
-    return dead[: max(0, len(dead) - limit)]
+    attempts = restart_rule(service.spec).max_attempts
+    keep = max(limit, attempts + 1) if attempts else limit
+    alive = sum(1 for task in slot if task.wanted or not task.ended)
+    over = [task for task in slot if not task.wanted and task.ended]
+    room = max(keep - alive, 0)
+    if not alive and service.spec.mode.replicated_job is None:
+        room = max(room, 1)
+    return over[: max(len(over) - room, 0)]
 
 
-def _specs(view: View, service_id: ServiceID, left: Sequence[Task]) -> list[Group]:
-    """Stored specs that neither the service nor a task refers to."""
-    service = view.service(service_id)
-    used = {task.spec_version for task in left}
-    if service is not None:
-        used.add(service.spec_version)
-    return [
-        Group((Delete(version),), "no task has this spec any more")
-        for version in view.versions_of_service(service_id)
-        if version.number not in used
-    ]
+def orphan(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+    """Tasks of a node that was removed, or down for a day, are orphaned."""
+    del ids
+    node_id = NodeID(key)
+    node = view.node(node_id)
+    if node is not None:
+        if node.state is not NodeState.DOWN or node.down_since is None:
+            return NOTHING
+        if now < node.down_since + ORPHANED_AFTER:
+            return Decision(wake_at=node.down_since + ORPHANED_AFTER)
+    why = "its node was removed" if node is None else "its node has been down for a day"
+    groups = tuple(
+        Group((Update(_orphaned(task, why, now)),), reason=why)
+        for task in view.tasks_of_node(node_id)
+        if not task.ended
+    )
+    return Decision(groups=groups) if groups else NOTHING
+
+
+def _orphaned(task: Task, why: str, now: datetime) -> Task:
+    status = msgspec.structs.replace(
+        task.status, state=TaskState.ORPHANED, timestamp=now, message=why, err=why
+    )
+    assert isinstance(status, TaskStatus)  # noqa: S101 - narrows a type that the row's selection guarantees
+    return msgspec.structs.replace(task, status=status, updated_at=now)

@@ -1,257 +1,308 @@
-"""Rolling updates and rollbacks: bring the slots of one service to its present spec. Pure.
+"""The next step of a rolling update or rollback. Pure.
 
-Wakes on the service and its tasks. A slot is dirty while its task was made from a spec that
-differs (`slots.Dirt`). Up to `parallelism` slots are under way at a time; a slot is under way
-from its replacement's creation until that runs (or failed, or the deadline has passed) and the
-delay after it is over. A failure is an updated task that ended by itself before it ran or
-within the monitor period; beyond the ratio the update pauses, goes on or rolls back, once. What
-must be remembered between steps is in `Service.update`, so a new leader goes on where the old
-one was.
+Keyed by service; wakes on the service and its tasks, after the service's mode. What must be
+remembered is `Service.update`; where the update stands for the user is `Service.update_status`.
+A change of the spec (by `manager.control`) sets `update` to None and `update_status` to None,
+or to ROLLBACK_STARTED where the user asked for a rollback: this begins anew. A slot is busy
+until its new task runs, has ended or is later than the deadline, and for the delay after that;
+`parallelism` slots are busy at a time. Early ends and late starts are failures. The service's
+own change comes first, so that a slot never changes unseen; an entry whose task never came to
+be is dropped again.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from manager.orchestrator.newtask import Maker
-from manager.orchestrator.slots import Cell, Dirt, age, by_slot, ended_by_itself, exhausted
+from manager.orchestrator.slots import (
+    Cell,
+    Dirt,
+    age,
+    by_slot,
+    ended_by_itself,
+    exhausted,
+)
 from manager.view import View
-from shoal.model.changes import NOTHING, Change, Decision, Group, Update
-from shoal.model.defaults import UpdateRule, is_job, update_rule
-from shoal.model.ids import IdSource, ServiceID, TaskID
+from shoal.model.changes import NOTHING, Change, Create, Decision, Group, Update
+from shoal.model.defaults import UpdateRule, endpoint_of, is_host_port, is_job, update_rule
+from shoal.model.ids import IdSource, NodeID, ServiceID, TaskID
 from shoal.model.objects import Service, Task, UpdatedSlot, UpdateProgress, UpdateStatus
-from shoal.model.states import FailureAction, TaskState, UpdateOrder, UpdateState
+from shoal.model.states import (
+    Availability,
+    FailureAction,
+    NodeState,
+    TaskState,
+    UpdateOrder,
+    UpdateState,
+)
 
-AT_ONCE = 500  # slots begun in one step at most, so that a step fits into one transaction
-_HALTED = frozenset({UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED})
-_UNDER_WAY = frozenset({UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED})
+Cells = dict[Cell, list[Task]]
+_ROLLBACK = frozenset(
+    {
+        UpdateState.ROLLBACK_STARTED,
+        UpdateState.ROLLBACK_PAUSED,
+        UpdateState.ROLLBACK_COMPLETED,
+    }
+)
+_RUNS = frozenset({UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED})
+_STOPPED = frozenset({UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED})
 
 
 def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
-    """The next step of a service's update; nothing where all slots are as they should be."""
+    """One step of one service's update, if there is one."""
     service = view.service(ServiceID(key))
     if service is None or is_job(service.spec):
         return NOTHING
-    status = service.update_status
-    progress = service.update
-    if progress is not None and progress.spec_version != service.spec_version:
-        progress = None
-    if progress is not None and status is not None and status.state in _HALTED:
+    cells = by_slot(view.tasks_of_service(service.id))
+    dirty = _dirty(view, service, cells)
+    present = service.update
+    if present is not None and present.spec_version != service.spec_version:
+        service = msgspec.structs.replace(service, update=None, update_status=None)
+        present = None
+    if present is None:
+        if not dirty and not _running(service):
+            return NOTHING
+        service = _begin(service, len(dirty), now)
+    elif not _running(service):
         return NOTHING
-    tasks = view.tasks_of_service(service.id)
-    todo = _dirty(Dirt(view, service), by_slot(tasks))
-    if progress is None:
-        if not todo:
-            return _nothing_to_do(service, now)
-        progress = UpdateProgress(spec_version=service.spec_version, total=len(todo))
-    return _step(_Step(view, service, tasks, todo, progress, now, ids))
+    return _Step(Maker(view, service, now, ids), dirty).take(view.service(service.id))
 
 
-class _Step(msgspec.Struct):
-    """What one step looks at."""
-
-    view: View
-    service: Service
-    tasks: Sequence[Task]
-    todo: list[tuple[Cell, list[Task]]]
-    progress: UpdateProgress
-    now: datetime
-    ids: IdSource
-
-    @property
-    def rolling_back(self) -> bool:
-        status = self.service.update_status
-        return status is not None and status.state is UpdateState.ROLLBACK_STARTED
-
-    @property
-    def rule(self) -> UpdateRule:
-        return update_rule(self.service.spec, rollback=self.rolling_back)
+def _running(service: Service) -> bool:
+    status = service.update_status
+    return status is not None and status.state in _RUNS
 
 
-def _dirty(dirt: Dirt, cells: dict[Cell, list[Task]]) -> list[tuple[Cell, list[Task]]]:
-    """Slots whose newest task that counts is of another spec, in order."""
-    found = []
+def _begin(service: Service, dirty: int, now: datetime) -> Service:
+    status = service.update_status
+    if status is None or status.state not in _RUNS:
+        status = UpdateStatus(
+            state=UpdateState.UPDATING, started_at=now, message="update in progress"
+        )
+    progress = UpdateProgress(spec_version=service.spec_version, total=dirty)
+    return msgspec.structs.replace(service, update=progress, update_status=status)
+
+
+def _dirty(view: View, service: Service, cells: Cells) -> Cells:
+    """The slots that hold nothing of the present spec and can be brought to it."""
+    dirt = Dirt(view, service)
+    found: Cells = {}
     for cell, tasks in cells.items():
         wanted = [task for task in tasks if task.wanted]
-        if not wanted and exhausted(tasks):
-            wanted = tasks[-1:]
-        if wanted and all(dirt.of(task) for task in wanted):
-            found.append((cell, wanted))
+        if cell[1] and not _updatable(view, cell):
+            continue
+        if not wanted:
+            if exhausted(tasks) and dirt.of(_newest(tasks)):
+                found[cell] = tasks
+        elif all(dirt.of(task) for task in wanted) and not _given_up(service, tasks):
+            found[cell] = tasks
     return found
 
 
-def _nothing_to_do(service: Service, now: datetime) -> Decision:
-    """An update that had no slot to change is complete at once."""
-    status = service.update_status
-    if status is None or status.state not in _UNDER_WAY:
-        return NOTHING
-    return _write(service, (), _completed(status, now), None, now, "update completed")
+def _newest(tasks: Sequence[Task]) -> Task:
+    return max((t for t in tasks if t.desired_state < TaskState.REMOVE), key=age)
 
 
-def _step(step: _Step) -> Decision:
-    progress = _observed(step)
-    rule = step.rule
-    failed = len(progress.failed) > rule.max_failure_ratio * max(progress.total, 1)
-    if failed and rule.failure_action is not FailureAction.CONTINUE:
-        return _fail(step, progress, rule)
-    changes, begun = _begin(step, progress, rule)
-    progress = msgspec.structs.replace(progress, slots=(*progress.slots, *begun))
-    status = step.service.update_status
-    if status is None or status.state not in _UNDER_WAY:
-        status = UpdateStatus(
-            state=UpdateState.UPDATING, started_at=step.now, message="update in progress"
+def _given_up(service: Service, tasks: Sequence[Task]) -> bool:
+    """Whether the slot had its task of this version, which ended and may not be restarted."""
+    mine = [task for task in tasks if task.spec_version == service.spec_version]
+    return bool(mine) and exhausted(mine)
+
+
+def _updatable(view: View, cell: Cell) -> bool:
+    """Whether a global service's task is replaced on that node now."""
+    node = view.node(NodeID(cell[1]))
+    return (
+        node is not None
+        and node.state is NodeState.READY
+        and node.spec.availability == Availability.ACTIVE
+    )
+
+
+class _Step:
+    """One look at a running update."""
+
+    def __init__(self, make: Maker, dirty: Cells) -> None:
+        assert make.service.update is not None  # noqa: S101 - narrows a type that the row's selection guarantees
+        assert make.service.update_status is not None  # noqa: S101 - narrows a type that the row's selection guarantees
+        self._make = make
+        self._dirty = dirty
+        self._service = make.service
+        self._progress: UpdateProgress = make.service.update
+        self._status: UpdateStatus = make.service.update_status
+        self._rollback = self._status.state in _ROLLBACK
+        self._rule: UpdateRule = update_rule(self._service.spec, rollback=self._rollback)
+        self._now = make.now
+
+    def take(self, stored: Service | None) -> Decision:
+        """The service's change first, then that of each slot begun."""
+        watched, failed = self._watch()
+        culprit = next((task for task in failed if task not in self._progress.failed), None)
+        self._progress = msgspec.structs.replace(self._progress, slots=watched, failed=failed)
+        if culprit is not None and self._too_many(failed):
+            stopped = self._fail(culprit)
+            if stopped is not None:
+                return Decision(groups=(self._write(stopped),))
+        slots, begun = self._begin_slots(watched)
+        self._progress = msgspec.structs.replace(self._progress, slots=slots)
+        waiting = len(self._dirty) > len(begun)
+        if not slots and not waiting:
+            return Decision(groups=(self._write(self._complete()),))
+        changed = msgspec.structs.replace(
+            self._service, update=self._progress, update_status=self._status
         )
-    if len(step.todo) == len(begun) and _watched(progress, rule, step.now):
-        done = _completed(status, step.now)
-        return _write(step.service, changes, done, None, step.now, "update completed")
-    wake = _next_look(progress, rule, step.now)
-    unchanged = progress == step.service.update and status == step.service.update_status
-    if unchanged and not changes:
-        return Decision(wake_at=wake)
-    decision = _write(step.service, changes, status, progress, step.now, "update goes on")
-    return msgspec.structs.replace(decision, wake_at=wake)
+        groups = [self._write(changed)] if changed != stored else []
+        wake = min(self._wakes(slots, waiting), default=None)
+        if not groups and not begun and wake is None:
+            return NOTHING
+        return Decision(groups=(*groups, *begun), wake_at=wake)
 
+    def _write(self, service: Service) -> Group:
+        changed = msgspec.structs.replace(service, updated_at=self._now)
+        status = service.update_status
+        return Group((Update(changed),), reason=status.message if status is not None else "")
 
-def _observed(step: _Step) -> UpdateProgress:
-    """The progress with what has become of the slots under way."""
-    deadline, monitor = step.rule.deadline, step.rule.monitor
-    slots, late = [], []
-    for slot in step.progress.slots:
+    # -- slots that were begun -----------------------------------------------------------------
+
+    def _watch(self) -> tuple[tuple[UpdatedSlot, ...], tuple[TaskID, ...]]:
+        """The slots still to be watched, and all failures so far."""
+        failed = dict.fromkeys(self._progress.failed)
+        kept: list[UpdatedSlot] = []
+        for slot in self._progress.slots:
+            task = self._make.view.task(slot.task)
+            if task is None:
+                continue
+            settled, failure = self._look(slot, task)
+            if failure:
+                failed[slot.task] = None
+            if settled is None and not task.wanted and not failure:
+                continue  # moved or removed for other reasons
+            if settled is not None and settled + self._watched_for() <= self._now:
+                continue
+            kept.append(msgspec.structs.replace(slot, settled_at=settled))
+        return tuple(kept), tuple(failed)
+
+    def _look(self, slot: UpdatedSlot, task: Task) -> tuple[datetime | None, bool]:
+        """(when the slot settled, whether its task failed)."""
         settled = slot.settled_at
-        task = step.view.task(slot.task)
-        if settled is None and (task is None or _settled(task)):
-            settled = task.status.timestamp if task is not None else step.now
-        elif settled is None and step.now - slot.begun_at >= deadline:
-            settled = step.now
-            late.append(slot.task)
-        slots.append(msgspec.structs.replace(slot, settled_at=settled))
-    watched_until = {
-        slot.task: slot.settled_at + monitor for slot in slots if slot.settled_at is not None
-    }
-    failed = dict.fromkeys((*step.progress.failed, *late))
-    for task in step.tasks:
-        if task.spec_version != step.service.spec_version or not ended_by_itself(task):
-            continue
-        limit = watched_until.get(task.id)
-        if limit is None or task.status.timestamp <= limit or _never_ran(task):
-            failed[task.id] = None
-    return msgspec.structs.replace(
-        step.progress, slots=tuple(slots), failed=tuple(sorted(failed))
-    )
+        if ended_by_itself(task):
+            early = settled is None or self._now < settled + self._rule.monitor
+            return settled or self._now, early
+        if settled is None and task.wanted:
+            if task.status.state is TaskState.RUNNING:
+                return self._now, False
+            if self._now >= slot.begun_at + self._rule.deadline:
+                return self._now, True
+        return settled, False
 
+    def _watched_for(self) -> timedelta:
+        return max(self._rule.delay, self._rule.monitor)
 
-def _settled(task: Task) -> bool:
-    return task.ended or task.status.state is TaskState.RUNNING or not task.wanted
+    def _too_many(self, failed: Sequence[TaskID]) -> bool:
+        return len(failed) / max(self._progress.total, 1) > self._rule.max_failure_ratio
 
+    def _wakes(self, slots: Sequence[UpdatedSlot], waiting: bool) -> list[datetime]:
+        found: list[datetime] = []
+        for slot in slots:
+            if slot.settled_at is None:
+                found.append(slot.begun_at + self._rule.deadline)
+                continue
+            found.append(slot.settled_at + self._watched_for())
+            if waiting:
+                found.append(slot.settled_at + self._rule.delay)
+        return [instant for instant in found if instant > self._now]
 
-def _never_ran(task: Task) -> bool:
-    return task.status.state is TaskState.REJECTED
+    # -- slots to begin ------------------------------------------------------------------------
 
-
-def _fail(step: _Step, progress: UpdateProgress, rule: UpdateRule) -> Decision:
-    """Pause, or go back to the previous spec; a rollback never rolls back."""
-    service, now = step.service, step.now
-    cause = f"failure or early termination of task {progress.failed[0]}"
-    started = service.update_status.started_at if service.update_status is not None else now
-    if step.rolling_back:
-        status = UpdateStatus(
-            state=UpdateState.ROLLBACK_PAUSED,
-            started_at=started,
-            message=f"rollback paused due to {cause}",
+    def _begin_slots(
+        self, watched: Sequence[UpdatedSlot]
+    ) -> tuple[tuple[UpdatedSlot, ...], list[Group]]:
+        busy = sum(
+            1
+            for slot in watched
+            if slot.settled_at is None or self._now < slot.settled_at + self._rule.delay
         )
-        return _write(service, (), status, progress, now, "rollback paused")
-    if rule.failure_action is FailureAction.ROLLBACK and service.previous_spec is not None:
-        status = UpdateStatus(
-            state=UpdateState.ROLLBACK_STARTED,
-            started_at=now,
-            message=f"update rolled back due to {cause}",
-        )
-        back: Service = msgspec.structs.replace(
-            service,
-            spec=service.previous_spec,
-            spec_version=service.spec_version + 1,
-            previous_spec=None,
-            previous_spec_version=0,
-        )
-        return _write(back, (), status, None, now, f"roll back: {cause}")
-    status = UpdateStatus(
-        state=UpdateState.PAUSED,
-        started_at=started,
-        message=f"update paused due to {cause}",
-    )
-    return _write(service, (), status, progress, now, "update paused")
+        room = len(self._dirty) if not self._rule.parallelism else self._rule.parallelism - busy
+        ranked = sorted(self._dirty.items(), key=lambda entry: (_runs(entry[1]), entry[0]))
+        slots = list(watched)
+        groups: list[Group] = []
+        for cell, tasks in ranked[: max(room, 0)]:
+            created, changes = self._replace(cell, tasks)
+            slots.append(UpdatedSlot(task=TaskID(created.object.id), begun_at=self._now))
+            groups.append(Group(tuple(changes), reason="update a slot"))
+        return tuple(slots), groups
 
-
-def _begin(
-    step: _Step, progress: UpdateProgress, rule: UpdateRule
-) -> tuple[list[Change], list[UpdatedSlot]]:
-    """Replacements for as many dirty slots as may be under way beside those that are."""
-    busy = sum(
-        1
-        for slot in progress.slots
-        if slot.settled_at is None or step.now < slot.settled_at + rule.delay
-    )
-    room = rule.parallelism - busy if rule.parallelism else len(step.todo)
-    make = Maker(step.view, step.service, step.now, step.ids)
-    changes: list[Change] = []
-    begun: list[UpdatedSlot] = []
-    for cell, old in step.todo[: max(0, min(room, AT_ONCE))]:
-        made = _replace(make, cell, old, rule)
-        changes.extend(made)
-        new = made[-1].object
-        begun.append(UpdatedSlot(task=TaskID(new.id), begun_at=step.now))
-    return changes, begun
-
-
-def _replace(make: Maker, cell: Cell, old: Sequence[Task], rule: UpdateRule) -> list[Change]:
-    """Changes that replace a slot's tasks; the new task's creation comes last."""
-    newest = max(old, key=age)
-    runs = newest.wanted and newest.status.state is TaskState.RUNNING
-    if runs and rule.order is UpdateOrder.START_FIRST:
-        return [make.create(cell, newest, beside=True, reason="updated")]
-    stopped: list[Change] = [make.stop(task, "updated") for task in old if task.wanted]
-    return [*stopped, make.create(cell, make.followed(newest), reason="updated")]
-
-
-def _watched(progress: UpdateProgress, rule: UpdateRule, now: datetime) -> bool:
-    """Whether every slot has settled and its monitor period is over."""
-    return all(
-        slot.settled_at is not None and now >= slot.settled_at + rule.monitor
-        for slot in progress.slots
-    )
-
-
-def _next_look(progress: UpdateProgress, rule: UpdateRule, now: datetime) -> datetime | None:
-    instants = []
-    for slot in progress.slots:
-        if slot.settled_at is None:
-            instants.append(slot.begun_at + rule.deadline)
+    def _replace(self, cell: Cell, tasks: Sequence[Task]) -> tuple[Create, list[Change]]:
+        """A new task for a slot, and what becomes of the old ones."""
+        wanted = [task for task in tasks if task.wanted]
+        running = [task for task in wanted if task.status.state is TaskState.RUNNING]
+        kept = running[-1] if running and self._start_first(cell) else None
+        changes: list[Change] = [
+            self._make.stop(task, "replaced by an update")
+            for task in wanted
+            if task is not kept
+        ]
+        if kept is not None:
+            created = self._make.create(cell, kept, beside=True, reason="update")
         else:
-            instants += [slot.settled_at + rule.delay, slot.settled_at + rule.monitor]
-    return min((instant for instant in instants if instant > now), default=None)
+            alive = [task for task in wanted if not task.ended]
+            before = self._make.followed(alive[-1]) if alive else self._make.predecessor(tasks)
+            if running:
+                before = running[-1]
+            created = self._make.create(cell, before, reason="update")
+        return created, [*changes, created]
+
+    def _start_first(self, cell: Cell) -> bool:
+        """Start-first, unless the new task could never start beside the old one."""
+        if self._rule.order is not UpdateOrder.START_FIRST:
+            return False
+        ports = endpoint_of(self._service.spec).ports
+        return not (cell[1] and any(is_host_port(p) and p.published_port for p in ports))
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _complete(self) -> Service:
+        state, message = UpdateState.COMPLETED, "update completed"
+        if self._rollback:
+            state, message = UpdateState.ROLLBACK_COMPLETED, "rollback completed"
+        return self._ends(state, message, update=None)
+
+    def _ends(self, state: UpdateState, message: str, update: UpdateProgress | None) -> Service:
+        status = UpdateStatus(
+            state=state,
+            started_at=self._status.started_at,
+            completed_at=self._now if update is None else None,
+            message=message,
+        )
+        return msgspec.structs.replace(self._service, update=update, update_status=status)
+
+    def _fail(self, task: TaskID) -> Service | None:
+        """What a failing update becomes; None where it goes on."""
+        why = f"due to failure or early termination of task {task}"
+        if self._rule.failure_action is FailureAction.CONTINUE:
+            return None
+        if self._rollback:
+            message = f"rollback paused {why}"
+            return self._ends(UpdateState.ROLLBACK_PAUSED, message, self._progress)
+        previous = self._service.previous_spec
+        if self._rule.failure_action is FailureAction.ROLLBACK and previous is not None:
+            back = self._ends(
+                UpdateState.ROLLBACK_STARTED, f"update rolled back {why}", update=None
+            )
+            assert back.update_status is not None  # noqa: S101 - narrows a type that the row's selection guarantees
+            status = msgspec.structs.replace(back.update_status, completed_at=None)
+            return msgspec.structs.replace(
+                back,
+                spec=previous,
+                spec_version=self._service.spec_version + 1,
+                previous_spec=None,
+                previous_spec_version=0,
+                update_status=status,
+            )
+        return self._ends(UpdateState.PAUSED, f"update paused {why}", self._progress)
 
 
-def _completed(status: UpdateStatus, now: datetime) -> UpdateStatus:
-    back = status.state is UpdateState.ROLLBACK_STARTED
-    return UpdateStatus(
-        state=UpdateState.ROLLBACK_COMPLETED if back else UpdateState.COMPLETED,
-        started_at=status.started_at,
-        completed_at=now,
-        message="rollback completed" if back else "update completed",
-    )
-
-
-def _write(
-    service: Service,
-    changes: Sequence[Change],
-    status: UpdateStatus,
-    progress: UpdateProgress | None,
-    now: datetime,
-    reason: str,
-) -> Decision:
-    """The service with its progress and the tasks of this step, as one group."""
-    changed = msgspec.structs.replace(
-        service, update_status=status, update=progress, updated_at=now
-    )
-    return Decision(groups=(Group((*changes, Update(changed)), reason),))
+def _runs(tasks: Sequence[Task]) -> bool:
+    return any(task.wanted and task.status.state is TaskState.RUNNING for task in tasks)
