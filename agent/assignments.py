@@ -36,6 +36,15 @@ def merge(before: Assignments, told: Difference, *, complete: bool) -> Assignmen
         ingress=told.ingress if told.ingress is not None else base.ingress,
         managers=told.managers if told.managers is not None else base.managers,
         role=told.role if told.role is not None else base.role,
+        networks=_merged(
+            base.networks, {each.id: each for each in told.networks}, told.removed_networks
+        ),
+        endpoints=_merged(
+            base.endpoints, {each.key: each for each in told.endpoints}, told.removed_endpoints
+        ),
+        services=_merged(
+            base.services, {each.key: each for each in told.services}, told.removed_services
+        ),
     )
 
 

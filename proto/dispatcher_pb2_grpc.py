@@ -39,6 +39,16 @@ class DispatcherStub:
                 request_serializer=proto_dot_dispatcher__pb2.AgentMessage.SerializeToString,
                 response_deserializer=proto_dot_dispatcher__pb2.ManagerMessage.FromString,
                 _registered_method=True)
+        self.AttachNetwork = channel.unary_unary(
+                '/shoal.Dispatcher/AttachNetwork',
+                request_serializer=proto_dot_dispatcher__pb2.AttachNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_dispatcher__pb2.AttachNetworkReply.FromString,
+                _registered_method=True)
+        self.DetachNetwork = channel.unary_unary(
+                '/shoal.Dispatcher/DetachNetwork',
+                request_serializer=proto_dot_dispatcher__pb2.DetachNetworkRequest.SerializeToString,
+                response_deserializer=proto_dot_dispatcher__pb2.DetachNetworkReply.FromString,
+                _registered_method=True)
 
 
 class DispatcherServicer:
@@ -52,6 +62,21 @@ class DispatcherServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AttachNetwork(self, request, context):
+        """A person's container on the calling node wants to be on an attachable network. The manager
+        makes a task for it, whose addresses come with the assignments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachNetwork(self, request, context):
+        """The container has left the network, or is gone. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DispatcherServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +84,16 @@ def add_DispatcherServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=proto_dot_dispatcher__pb2.AgentMessage.FromString,
                     response_serializer=proto_dot_dispatcher__pb2.ManagerMessage.SerializeToString,
+            ),
+            'AttachNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.AttachNetwork,
+                    request_deserializer=proto_dot_dispatcher__pb2.AttachNetworkRequest.FromString,
+                    response_serializer=proto_dot_dispatcher__pb2.AttachNetworkReply.SerializeToString,
+            ),
+            'DetachNetwork': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachNetwork,
+                    request_deserializer=proto_dot_dispatcher__pb2.DetachNetworkRequest.FromString,
+                    response_serializer=proto_dot_dispatcher__pb2.DetachNetworkReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +123,60 @@ class Dispatcher:
             '/shoal.Dispatcher/Session',
             proto_dot_dispatcher__pb2.AgentMessage.SerializeToString,
             proto_dot_dispatcher__pb2.ManagerMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.Dispatcher/AttachNetwork',
+            proto_dot_dispatcher__pb2.AttachNetworkRequest.SerializeToString,
+            proto_dot_dispatcher__pb2.AttachNetworkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.Dispatcher/DetachNetwork',
+            proto_dot_dispatcher__pb2.DetachNetworkRequest.SerializeToString,
+            proto_dot_dispatcher__pb2.DetachNetworkReply.FromString,
             options,
             channel_credentials,
             insecure,

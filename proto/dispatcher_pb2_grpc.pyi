@@ -35,6 +35,12 @@ class DispatcherStub:
     """The agent's session. The agent speaks first, with Register; the manager answers Welcome, then
     one Assignments message that is complete, then differences. The stream's end is the session's.
     """
+    AttachNetwork: _grpc.UnaryUnaryMultiCallable[_dispatcher_pb2.AttachNetworkRequest, _dispatcher_pb2.AttachNetworkReply]
+    """A person's container on the calling node wants to be on an attachable network. The manager
+    makes a task for it, whose addresses come with the assignments.
+    """
+    DetachNetwork: _grpc.UnaryUnaryMultiCallable[_dispatcher_pb2.DetachNetworkRequest, _dispatcher_pb2.DetachNetworkReply]
+    """The container has left the network, or is gone. Idempotent."""
 
 @_typing.type_check_only
 class DispatcherAsyncStub(DispatcherStub):
@@ -43,6 +49,12 @@ class DispatcherAsyncStub(DispatcherStub):
     """The agent's session. The agent speaks first, with Register; the manager answers Welcome, then
     one Assignments message that is complete, then differences. The stream's end is the session's.
     """
+    AttachNetwork: _aio.UnaryUnaryMultiCallable[_dispatcher_pb2.AttachNetworkRequest, _dispatcher_pb2.AttachNetworkReply]  # type: ignore[assignment]
+    """A person's container on the calling node wants to be on an attachable network. The manager
+    makes a task for it, whose addresses come with the assignments.
+    """
+    DetachNetwork: _aio.UnaryUnaryMultiCallable[_dispatcher_pb2.DetachNetworkRequest, _dispatcher_pb2.DetachNetworkReply]  # type: ignore[assignment]
+    """The container has left the network, or is gone. Idempotent."""
 
 class DispatcherServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -54,5 +66,23 @@ class DispatcherServicer(metaclass=_abc_1.ABCMeta):
         """The agent's session. The agent speaks first, with Register; the manager answers Welcome, then
         one Assignments message that is complete, then differences. The stream's end is the session's.
         """
+
+    @_abc_1.abstractmethod
+    def AttachNetwork(
+        self,
+        request: _dispatcher_pb2.AttachNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatcher_pb2.AttachNetworkReply, _abc.Awaitable[_dispatcher_pb2.AttachNetworkReply]]:
+        """A person's container on the calling node wants to be on an attachable network. The manager
+        makes a task for it, whose addresses come with the assignments.
+        """
+
+    @_abc_1.abstractmethod
+    def DetachNetwork(
+        self,
+        request: _dispatcher_pb2.DetachNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatcher_pb2.DetachNetworkReply, _abc.Awaitable[_dispatcher_pb2.DetachNetworkReply]]:
+        """The container has left the network, or is gone. Idempotent."""
 
 def add_DispatcherServicer_to_server(servicer: DispatcherServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -998,6 +998,62 @@ class LogDriver(_message.Message):
 Global___LogDriver: _TypeAlias = LogDriver  # noqa: Y015
 
 @_typing.final
+class TaskNetwork(_message.Message):
+    """A network of a task: its addresses there, with prefix length, and its other names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DriverOptsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    DRIVER_OPTS_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    mac: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def driver_opts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        mac: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        driver_opts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "aliases", b"aliases", "driver_opts", b"driver_opts", "mac", b"mac", "network_id", b"network_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskNetwork: _TypeAlias = TaskNetwork  # noqa: Y015
+
+@_typing.final
 class AssignedTask(_message.Message):
     """One task for this node."""
 
@@ -1035,6 +1091,9 @@ class AssignedTask(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     LOG_DRIVER_FIELD_NUMBER: _builtins.int
     REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     service_name: _builtins.str
@@ -1042,6 +1101,8 @@ class AssignedTask(_message.Message):
     slot: _builtins.int
     desired_state: _builtins.int
     registry_auth: _builtins.str
+    drained: _builtins.bool
+    attached: _builtins.str
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
     @_builtins.property
@@ -1052,6 +1113,8 @@ class AssignedTask(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]: ...
     @_builtins.property
     def log_driver(self) -> Global___LogDriver: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskNetwork]: ...
     def __init__(
         self,
         *,
@@ -1067,10 +1130,13 @@ class AssignedTask(_message.Message):
         ports: _abc.Iterable[Global___PortConfig] | None = ...,
         log_driver: Global___LogDriver | None = ...,
         registry_auth: _builtins.str = ...,
+        networks: _abc.Iterable[Global___TaskNetwork] | None = ...,
+        drained: _builtins.bool = ...,
+        attached: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_driver", b"log_driver", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "desired_state", b"desired_state", "id", b"id", "labels", b"labels", "log_driver", b"log_driver", "name", b"name", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "container", b"container", "desired_state", b"desired_state", "drained", b"drained", "id", b"id", "labels", b"labels", "log_driver", b"log_driver", "name", b"name", "networks", b"networks", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1156,24 +1222,231 @@ class MeshPart(_message.Message):
 Global___MeshPart: _TypeAlias = MeshPart  # noqa: Y015
 
 @_typing.final
+class Subnet(_message.Message):
+    """A subnet of a network and its gateway address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBNET_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    subnet: _builtins.str
+    gateway: _builtins.str
+    def __init__(
+        self,
+        *,
+        subnet: _builtins.str = ...,
+        gateway: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "subnet", b"subnet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subnet: _TypeAlias = Subnet  # noqa: Y015
+
+@_typing.final
+class AssignedNetwork(_message.Message):
+    """A cluster network that this node has a task on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    VNI_FIELD_NUMBER: _builtins.int
+    SUBNETS_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    INTERNAL_FIELD_NUMBER: _builtins.int
+    ATTACHABLE_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    driver: _builtins.str
+    vni: _builtins.int
+    mtu: _builtins.int
+    internal: _builtins.bool
+    attachable: _builtins.bool
+    encrypted: _builtins.bool
+    @_builtins.property
+    def subnets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subnet]: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        driver: _builtins.str = ...,
+        vni: _builtins.int = ...,
+        subnets: _abc.Iterable[Global___Subnet] | None = ...,
+        mtu: _builtins.int = ...,
+        internal: _builtins.bool = ...,
+        attachable: _builtins.bool = ...,
+        encrypted: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachable", b"attachable", "driver", b"driver", "encrypted", b"encrypted", "id", b"id", "internal", b"internal", "labels", b"labels", "mtu", b"mtu", "name", b"name", "options", b"options", "subnets", b"subnets", "vni", b"vni"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedNetwork: _TypeAlias = AssignedNetwork  # noqa: Y015
+
+@_typing.final
+class NetworkEndpoint(_message.Message):
+    """A task's place on a network, on whichever node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    UNDERLAY_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    task_id: _builtins.str
+    node_id: _builtins.str
+    underlay: _builtins.str
+    mac: _builtins.str
+    service_id: _builtins.str
+    serving: _builtins.bool
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        underlay: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        mac: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        service_id: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "mac", b"mac", "names", b"names", "network_id", b"network_id", "node_id", b"node_id", "service_id", b"service_id", "serving", b"serving", "task_id", b"task_id", "underlay", b"underlay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkEndpoint: _TypeAlias = NetworkEndpoint  # noqa: Y015
+
+@_typing.final
+class NetworkService(_message.Message):
+    """A service on a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_IPS_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    network_id: _builtins.str
+    service_id: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def virtual_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortConfig]: ...
+    def __init__(
+        self,
+        *,
+        network_id: _builtins.str = ...,
+        service_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        virtual_ips: _abc.Iterable[_builtins.str] | None = ...,
+        ports: _abc.Iterable[Global___PortConfig] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "name", b"name", "network_id", b"network_id", "ports", b"ports", "service_id", b"service_id", "virtual_ips", b"virtual_ips"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkService: _TypeAlias = NetworkService  # noqa: Y015
+
+@_typing.final
 class Backend(_message.Message):
-    """Where a running task answers, as any host of the mesh can reach it."""
+    """Where a serving task answers, as any host of the mesh can reach it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     port: _builtins.int
+    node_id: _builtins.str
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
         port: _builtins.int = ...,
+        node_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "port", b"port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "port", b"port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1181,15 +1454,17 @@ Global___Backend: _TypeAlias = Backend  # noqa: Y015
 
 @_typing.final
 class IngressPort(_message.Message):
-    """A published port of the cluster and the running tasks behind it."""
+    """A published port of the cluster and the serving tasks behind it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROTOCOL_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
+    LOCAL_ONLY_FIELD_NUMBER: _builtins.int
     protocol: _builtins.str
     published: _builtins.int
+    local_only: _builtins.bool
     @_builtins.property
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Backend]: ...
     def __init__(
@@ -1198,10 +1473,11 @@ class IngressPort(_message.Message):
         protocol: _builtins.str = ...,
         published: _builtins.int = ...,
         backends: _abc.Iterable[Global___Backend] | None = ...,
+        local_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "protocol", b"protocol", "published", b"published"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "local_only", b"local_only", "protocol", b"protocol", "published", b"published"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1291,6 +1567,12 @@ class Difference(_message.Message):
     INGRESS_FIELD_NUMBER: _builtins.int
     MANAGERS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    REMOVED_NETWORKS_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    REMOVED_ENDPOINTS_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
+    REMOVED_SERVICES_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignedTask]: ...
@@ -1310,6 +1592,18 @@ class Difference(_message.Message):
     def ingress(self) -> Global___IngressSet: ...
     @_builtins.property
     def managers(self) -> Global___ManagerSet: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignedNetwork]: ...
+    @_builtins.property
+    def removed_networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkEndpoint]: ...
+    @_builtins.property
+    def removed_endpoints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkService]: ...
+    @_builtins.property
+    def removed_services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1323,10 +1617,16 @@ class Difference(_message.Message):
         ingress: Global___IngressSet | None = ...,
         managers: Global___ManagerSet | None = ...,
         role: _builtins.str | None = ...,
+        networks: _abc.Iterable[Global___AssignedNetwork] | None = ...,
+        removed_networks: _abc.Iterable[_builtins.str] | None = ...,
+        endpoints: _abc.Iterable[Global___NetworkEndpoint] | None = ...,
+        removed_endpoints: _abc.Iterable[_builtins.str] | None = ...,
+        services: _abc.Iterable[Global___NetworkService] | None = ...,
+        removed_services: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "role", b"role"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "configs", b"configs", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "removed_configs", b"removed_configs", "removed_secrets", b"removed_secrets", "removed_tasks", b"removed_tasks", "role", b"role", "secrets", b"secrets", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "configs", b"configs", "endpoints", b"endpoints", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "networks", b"networks", "removed_configs", b"removed_configs", "removed_endpoints", b"removed_endpoints", "removed_networks", b"removed_networks", "removed_secrets", b"removed_secrets", "removed_services", b"removed_services", "removed_tasks", b"removed_tasks", "role", b"role", "secrets", b"secrets", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
     _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015

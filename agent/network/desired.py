@@ -4,9 +4,13 @@ Addresses are text, so that the engine's records and the agent's journal can kee
 a `Mesh` or an `IngressPort` as JSON. Pure; used all over this package and by its callers.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+
+from shoal.model.assignment import AssignedNetwork, NetworkEndpoint, NetworkService
+from shoal.model.ids import NetworkID, NodeID
 
 Protocol = Literal["tcp", "udp", "sctp"]
 NetworkName = Literal["bridge", "mesh", "none"]
@@ -81,3 +85,16 @@ class IngressPort(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Protocol = "tcp"
     published_port: int
     backends: tuple[Backend, ...] = ()
+
+
+class ClusterNetworks(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster networks that this host has tasks on, complete, as managers assign them.
+
+    What did not change since the last one is the same object, so that comparing is cheap.
+    """
+
+    node_id: NodeID
+    underlay: str
+    networks: Mapping[NetworkID, AssignedNetwork]
+    endpoints: Mapping[str, NetworkEndpoint]
+    services: Mapping[str, NetworkService]

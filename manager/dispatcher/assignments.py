@@ -190,6 +190,12 @@ def difference(old: Assignments, new: Assignments) -> Difference | None:
         ingress=new.ingress if new.ingress != old.ingress else None,
         managers=new.managers if new.managers != old.managers else None,
         role=new.role if new.role != old.role else None,
+        networks=_changed(old.networks, new.networks),
+        removed_networks=_removed(old.networks, new.networks),
+        endpoints=_changed(old.endpoints, new.endpoints),
+        removed_endpoints=_removed(old.endpoints, new.endpoints),
+        services=_changed(old.services, new.services),
+        removed_services=_removed(old.services, new.services),
     )
     return found if found != Difference() else None
 

@@ -1,4 +1,4 @@
-"""What one node is told: its tasks, their payloads, its part of the mesh, its managers.
+"""What one node is told: its tasks, payloads and networks, its part of the mesh, its managers.
 
 Everything is resolved: templates expanded, secrets and configs attached, ports and addresses
 given. A complete set comes first, then numbered differences
@@ -10,10 +10,20 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import field
 
-from shoal.model.ids import NodeID, ServiceID, TaskID
+from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec, LogDriver, ResourceRequirements
 from shoal.model.states import TaskState
+
+
+class TaskNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A network of a task: its addresses there, with prefix length, and its other names."""
+
+    network_id: NetworkID
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    driver_opts: Mapping[str, str] = field(default_factory=dict)
 
 
 class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -21,6 +31,9 @@ class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `name` is the container's: `web.1.<task id>`. `ports` are host-mode ports. `labels` are the
     container's, system labels included. `registry_auth` is the base64url JSON the client sent.
+    `drained`: every host that could send it new requests has stopped doing so; a task that is
+    to stop waits for this, within bounds. `attached`: the container on this node, started by a
+    person, that the task stands for; there is nothing to run then.
     """
 
     id: TaskID
@@ -35,6 +48,9 @@ class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ports: tuple[PortConfig, ...] = ()
     log_driver: LogDriver | None = None
     registry_auth: str = ""
+    networks: tuple[TaskNetwork, ...] = ()
+    drained: bool = False
+    attached: str = ""
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -60,19 +76,99 @@ class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     peers: tuple[Peer, ...] = ()
 
 
+class Subnet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A subnet of a network and its gateway address, both without meaning for routing there."""
+
+    subnet: str
+    gateway: str = ""
+
+
+class AssignedNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A cluster network that this node has a task on; of others it is told nothing.
+
+    `mtu` 0 is what the underlay allows. `encrypted`: nothing of it may pass between hosts in
+    clear.
+    """
+
+    id: NetworkID
+    name: str
+    driver: str = "overlay"
+    vni: int = 0
+    subnets: tuple[Subnet, ...] = ()
+    mtu: int = 0
+    internal: bool = False
+    attachable: bool = False
+    encrypted: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class NetworkEndpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A task's place on a network, on whichever node: where its packets go, what names it has.
+
+    Attributes:
+        node_id: where it runs.
+        underlay: that node's data path address.
+        addresses: on the network, without prefix length; at most one of each family.
+        names: its container's name, hostname and aliases of its own.
+        serving: names and virtual IPs lead new requests to it: it runs, is healthy and is meant
+            to go on. One that stops is reachable by its address until it has ended.
+    """
+
+    network_id: NetworkID
+    task_id: TaskID
+    node_id: NodeID
+    underlay: str
+    addresses: tuple[str, ...]
+    mac: str
+    names: tuple[str, ...] = ()
+    service_id: ServiceID = ServiceID("")
+    serving: bool = False
+
+    @property
+    def key(self) -> str:
+        """Unique among all endpoints."""
+        return f"{self.network_id}/{self.task_id}"
+
+
+class NetworkService(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A service on a network; its backends are the endpoints there that carry its id.
+
+    `virtual_ips` without prefix length, at most one of each family; none where the mode is
+    `dnsrr`. `aliases` mean the same as `name`.
+    """
+
+    network_id: NetworkID
+    service_id: ServiceID
+    name: str
+    aliases: tuple[str, ...] = ()
+    virtual_ips: tuple[str, ...] = ()
+    ports: tuple[PortConfig, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Unique among all services of all networks."""
+        return f"{self.network_id}/{self.service_id}"
+
+
 class Backend(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Where a running task answers, as any host of the mesh can reach it."""
+    """Where a serving task answers, as any host of the mesh can reach it."""
 
     address: str
     port: int
+    node_id: NodeID = NodeID("")
 
 
 class IngressPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A published port of the cluster and the running tasks behind it."""
+    """A published port of the cluster and the serving tasks behind it.
+
+    A host prefers its own tasks. `local_only`: it never forwards to another host.
+    """
 
     protocol: str
     published: int
     backends: tuple[Backend, ...] = ()
+    local_only: bool = False
 
 
 class ManagerAddress(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -95,7 +191,7 @@ class ManagerSet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The complete set for one node."""
+    """The complete set for one node. Endpoints and services stand under their `key`."""
 
     tasks: Mapping[TaskID, AssignedTask] = field(default_factory=dict)
     secrets: Mapping[str, Payload] = field(default_factory=dict)
@@ -104,6 +200,9 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ingress: IngressSet = IngressSet()
     managers: ManagerSet = ManagerSet()
     role: str = "worker"
+    networks: Mapping[NetworkID, AssignedNetwork] = field(default_factory=dict)
+    endpoints: Mapping[str, NetworkEndpoint] = field(default_factory=dict)
+    services: Mapping[str, NetworkService] = field(default_factory=dict)
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -122,6 +221,12 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ingress: IngressSet | None = None
     managers: ManagerSet | None = None
     role: str | None = None
+    networks: tuple[AssignedNetwork, ...] = ()
+    removed_networks: tuple[NetworkID, ...] = ()
+    endpoints: tuple[NetworkEndpoint, ...] = ()
+    removed_endpoints: tuple[str, ...] = ()
+    services: tuple[NetworkService, ...] = ()
+    removed_services: tuple[str, ...] = ()
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True, order=True):
