@@ -30,7 +30,7 @@ from shoal.common.rpc import EVERY_ROLE
 from shoal.common.tls import peer_of_call
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Event
-from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
+from shoal.model.errors import ClusterError, InvalidArgument, Unavailable, Unimplemented
 from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
 
@@ -128,6 +128,26 @@ class Dispatcher(DispatcherServicer):
         finally:
             await self._sessions.close(session)
             _log.info("session closed", node=node, session=session.id)
+
+    @override
+    async def AttachNetwork(
+        self,
+        request: dispatcher_pb2.AttachNetworkRequest,
+        context: grpc.aio.ServicerContext[
+            dispatcher_pb2.AttachNetworkRequest, dispatcher_pb2.AttachNetworkReply
+        ],
+    ) -> dispatcher_pb2.AttachNetworkReply:
+        raise Unimplemented("containers cannot join a cluster network by hand yet")
+
+    @override
+    async def DetachNetwork(
+        self,
+        request: dispatcher_pb2.DetachNetworkRequest,
+        context: grpc.aio.ServicerContext[
+            dispatcher_pb2.DetachNetworkRequest, dispatcher_pb2.DetachNetworkReply
+        ],
+    ) -> dispatcher_pb2.DetachNetworkReply:
+        raise Unimplemented("containers cannot join a cluster network by hand yet")
 
     async def _register(self, node: NodeID, requests: Requests) -> AgentSession:
         try:
