@@ -1167,27 +1167,58 @@ class Payload(_message.Message):
 Global___Payload: _TypeAlias = Payload  # noqa: Y015
 
 @_typing.final
+class TunnelKey(_message.Message):
+    """A node's public key for encrypted networks (base64) and the UDP port it answers on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    public_key: _builtins.str
+    port: _builtins.int
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        public_key: _builtins.str = ...,
+        port: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "public_key", b"public_key", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TunnelKey: _TypeAlias = TunnelKey  # noqa: Y015
+
+@_typing.final
 class Peer(_message.Message):
-    """Another node of the mesh: its data path address and the subnet of its tasks."""
+    """Another node of the mesh: its data path address, its tasks' subnet, its tunnel keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     SUBNET_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     address: _builtins.str
     subnet: _builtins.str
+    @_builtins.property
+    def tunnel(self) -> _containers.RepeatedCompositeFieldContainer[Global___TunnelKey]: ...
     def __init__(
         self,
         *,
         node_id: _builtins.str = ...,
         address: _builtins.str = ...,
         subnet: _builtins.str = ...,
+        tunnel: _abc.Iterable[Global___TunnelKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "subnet", b"subnet", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1776,20 +1807,24 @@ class NodeReport(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ADDR_FIELD_NUMBER: _builtins.int
     DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
+    TUNNEL_FIELD_NUMBER: _builtins.int
     addr: _builtins.str
     data_path_addr: _builtins.str
     @_builtins.property
     def description(self) -> Global___NodeDescription: ...
+    @_builtins.property
+    def tunnel(self) -> _containers.RepeatedCompositeFieldContainer[Global___TunnelKey]: ...
     def __init__(
         self,
         *,
         description: Global___NodeDescription | None = ...,
         addr: _builtins.str = ...,
         data_path_addr: _builtins.str = ...,
+        tunnel: _abc.Iterable[Global___TunnelKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,6 +39,10 @@ class Names(msgspec.Struct, frozen=True):
     def vxlan(self) -> str:
         return f"{self.prefix}-x"
 
+    def tunnel(self, slot: int) -> str:
+        """A WireGuard device; there are two at most."""
+        return f"{self.prefix}-w{slot}"
+
     @property
     def table(self) -> str:
         return f"shoal_{self.prefix}"

@@ -114,6 +114,12 @@ def new_veth(name: str, bridge: int, mtu: int, mac: str, netns: int) -> Request:
     return Request(f"create link {name}", NEWLINK, CREATE | EXCL, body)
 
 
+def new_device(name: str, kind: str, mtu: int) -> Request:
+    """A device of a kind that needs nothing else to be made, up."""
+    body = _link(flags=UP) + text(3, name) + u32(4, mtu) + nested(18, text(1, kind))
+    return Request(f"create {kind} device {name}", NEWLINK, CREATE | EXCL, body)
+
+
 def set_link(
     name: str,
     index: int,
@@ -181,6 +187,12 @@ def new_route(index: int, subnet: str, via: str, source: str) -> Request:
     body += u32(4, index) + attribute(5, socket.inet_aton(via))
     body += attribute(7, socket.inet_aton(source))
     return Request(f"add route to {subnet}", NEWROUTE, CREATE | REPLACE, body)
+
+
+def new_host_route(index: int, address: str) -> Request:
+    """One address straight over a link."""
+    body = _route(32) + attribute(1, socket.inet_aton(address)) + u32(4, index)
+    return Request(f"add route to {address}", NEWROUTE, CREATE | REPLACE, body)
 
 
 def delete_route(index: int, subnet: str) -> Request:

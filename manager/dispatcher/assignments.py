@@ -47,7 +47,12 @@ def cluster_part(view: View) -> ClusterPart:
     return ClusterPart(
         ingress=IngressSet(ports=tuple(_ingress(view))),
         peers=tuple(
-            Peer(node_id=node.id, address=node.data_path_addr or node.addr, subnet=node.subnet)
+            Peer(
+                node_id=node.id,
+                address=node.data_path_addr or node.addr,
+                subnet=node.subnet,
+                tunnel=node.tunnel,
+            )
             for node in view.nodes()
             if node.subnet and (node.data_path_addr or node.addr)
         ),

@@ -240,6 +240,7 @@ class Memory(Tables):
                 description=report.record.description,
                 addr=report.record.addr,
                 data_path_addr=report.record.data_path_addr,
+                tunnel=report.record.tunnel,
             )
         if session is not None:
             node = msgspec.structs.replace(node, session=session.record)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import field
 
 from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
+from shoal.model.objects import TunnelKey
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec, LogDriver, ResourceRequirements
 from shoal.model.states import TaskState
@@ -61,11 +62,12 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Another node of the mesh: its data path address and the subnet of its tasks."""
+    """Another node of the mesh: its data path address, its tasks' subnet, its tunnel keys."""
 
     node_id: NodeID
     address: str
     subnet: str
+    tunnel: tuple[TunnelKey, ...] = ()
 
 
 class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -80,12 +80,24 @@ class NodeDescription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     engine: EngineDescription = EngineDescription()
 
 
+class TunnelKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A node's public key for encrypted networks (base64) and the UDP port it answers on.
+
+    A node that changes its key has two for a while, in slots 0 and 1.
+    """
+
+    slot: int
+    public_key: str
+    port: int
+
+
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Description and addresses, written when they change."""
 
     description: NodeDescription = NodeDescription()
     addr: str = ""
     data_path_addr: str = ""
+    tunnel: tuple[TunnelKey, ...] = ()
 
 
 class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -124,6 +136,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     description: NodeDescription | None = None
     addr: str = ""
     data_path_addr: str = ""
+    tunnel: tuple[TunnelKey, ...] = ()
     session: NodeSession | None = None
 
     @property
