@@ -13,6 +13,7 @@ import structlog
 from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
+from manager.control.networks import ingress_network
 from manager.enrolment import ManagerFiles
 from manager.member import EtcdHost, Member
 from manager.store.commit import Commit
@@ -26,9 +27,9 @@ from shoal.common.entropy import random_bytes
 from shoal.common.identity import Identity, IdentityStore, identity_of
 from shoal.model.changes import Create, Group
 from shoal.model.errors import FailedPrecondition, InvalidArgument
-from shoal.model.ids import ClusterID, IdSource, NodeID
+from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
 from shoal.model.names import Wire
-from shoal.model.objects import Cluster, ManagerInfo, Node
+from shoal.model.objects import Cluster, ManagerInfo, Network, Node
 from shoal.model.spec.cluster import ClusterSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
@@ -86,7 +87,8 @@ class Founder:
         status = await member.create()
         cluster = self._cluster(request, cluster_id, root, etcd_root, Sealer(data_key))
         node = self._node(request, node_id, f"{status.member:x}")
-        await _write(kv, (cluster, node))
+        ingress = ingress_network(NetworkID(self._ids.new()), cluster, now)
+        await _write(kv, (cluster, node, ingress))
         key = new_key_pem()
         identity = identity_of(
             key_pem=key,
@@ -143,7 +145,7 @@ class Founder:
         )
 
 
-async def _write(kv: KV, objects: Sequence[Cluster | Node]) -> None:
+async def _write(kv: KV, objects: Sequence[Cluster | Node | Network]) -> None:
     group = Group(tuple(Create(thing) for thing in objects), "cluster founded")
     outcome = await Commit(kv, Memory()).commit([group])
     if outcome.clashed:

@@ -45,6 +45,24 @@ class NodeTotals(msgspec.Struct, kw_only=True, gc=False):
 NO_TOTALS = NodeTotals()
 
 
+class NetworkUse(msgspec.Struct, kw_only=True, gc=False):
+    """Who holds addresses of a network, kept by difference; for readers, never written.
+
+    Attributes:
+        taken: the addresses, as numbers, of tasks that have not ended and of services'
+            virtual IPs, and how many hold each (more than one is a fault).
+        last: the address that was taken last, by family.
+        waiting: new tasks with a reason to wait, by service.
+    """
+
+    taken: dict[int, int] = field(default_factory=dict)
+    last: dict[int, int] = field(default_factory=dict)
+    waiting: dict[ServiceID, int] = field(default_factory=dict)
+
+
+NO_USE = NetworkUse()
+
+
 class View(Protocol):
     """All that a decider may know."""
 
@@ -88,6 +106,18 @@ class View(Protocol):
     def network(self, network: NetworkID) -> Network | None: ...
 
     def networks(self) -> Iterable[Network]: ...
+
+    def network_use(self, network: NetworkID) -> NetworkUse:
+        """Addresses held on a network; `NO_USE` where there are none."""
+        ...
+
+    def tasks_on_network(self, network: NetworkID) -> Sequence[Task]:
+        """Tasks that have a place on it and have not ended."""
+        ...
+
+    def services_on_network(self, network: NetworkID) -> Sequence[Service]:
+        """Services whose present spec names it."""
+        ...
 
     def secret(self, secret: SecretID) -> Secret | None: ...
 

@@ -1,20 +1,22 @@
-"""`/networks`, the cluster's part: listing and looking at; the agent merges its host's own.
-
-Making and removing cluster networks answers 501: there is one network yet, which is the
-cluster's own and has no name.
-"""
+"""`/networks`, the cluster's part; the agent merges its host's own."""
 
 from aiohttp import web
 
 from manager.api.backend import Backend
-from manager.api.wire.payloads import network_json
-from manager.control.lookup import find_network
+from manager.api.instants import nanoseconds, parse_instant
+from manager.api.wire.networks import network_json, peers_json, services_json
+from manager.control.lookup import find_network, networks_of
+from manager.control.networks import in_use
+from manager.view import View
 from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import Unimplemented
-from shoal.model.validate.refusal import unimplemented
+from shoal.model.errors import InvalidArgument, NotFound
+from shoal.model.objects import Network
+from shoal.model.spec.network import NetworkSpec
 
 NETWORK_FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
+PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 
 
 class NetworkHandlers:
@@ -26,41 +28,86 @@ class NetworkHandlers:
     def add_to(self, router: Router) -> None:
         """Put the routes into the table."""
         router.add("GET", "/networks", self.list)
-        router.add("POST", "/networks/create", self.refuse)
+        router.add("POST", "/networks/create", self.create)
+        router.add("POST", "/networks/prune", self.prune)
         router.add("GET", "/networks/{id}", self.inspect)
         router.add("DELETE", "/networks/{id}", self.remove)
 
     async def list(self, call: Call) -> web.StreamResponse:
         filters = call.filters(NETWORK_FILTERS)
+        kinds = filters.get("type")
+        if any(kind not in ("builtin", "custom") for kind in kinds):
+            raise InvalidArgument(f"invalid filter 'type={kinds[0]}'", field="filters.type")
         view = (await self._backend.read(call)).memory
         return call.json(
-            [
-                network_json(one)
-                for one in view.networks()
-                if filters.prefix("id", one.id)
-                and filters.pattern("name", one.name)
-                and filters.exact("driver", one.driver)
-                and filters.exact("scope", "swarm")
-                and filters.labels(one.labels)
-                and filters.exact("type", "custom")
-                and filters.truth("dangling") is not True
-            ]
+            [network_json(one) for one in networks_of(view) if _passes(view, one, filters)]
         )
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        spec = await call.body(NetworkSpec)
+        identity = await self._backend.operations.networks.create(spec)
+        return call.json({"Id": identity, "Warning": ""}, 201)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         view = (await self._backend.read(call)).memory
-        return call.json(network_json(find_network(view, call.parts["id"])))
+        text, scope = call.parts["id"], call.text("scope")
+        if scope not in ("", "swarm", "global"):
+            raise NotFound(f"network {text} not found")
+        network = find_network(view, text)
+        shown = network_json(network)
+        if peers := peers_json(view, network):
+            shown["Peers"] = peers
+        if call.flag("verbose"):
+            shown["Services"] = services_json(view, network)
+        return call.json(shown)
 
     async def remove(self, call: Call) -> web.StreamResponse:
-        view = (await self._backend.read(call)).memory
-        find_network(view, call.parts["id"])
-        raise _missing()
+        await self._backend.operations.networks.remove(call.parts["id"])
+        return call.empty()
 
-    async def refuse(self, call: Call) -> web.StreamResponse:
-        raise _missing()
+    async def prune(self, call: Call) -> web.StreamResponse:
+        filters = call.filters(PRUNE_FILTERS)
+        until = filters.get("until")
+        if len(until) > 1:
+            raise InvalidArgument("more than one until filter specified", field="filters.until")
+        before = None
+        if until:
+            before = parse_instant(until[0], "filters.until", self._backend.clock.now())
+        operations = await self._backend.read(call)
+        unused = [
+            network
+            for network in networks_of(operations.memory)
+            if not in_use(operations.memory, network)
+            and filters.labels(network.spec.labels)
+            and not _unwanted(filters, network)
+            and (before is None or nanoseconds(network.created_at) < before)
+        ]
+        gone = [
+            network.name
+            for network in unused
+            if await operations.networks.remove_if_unused(network.id)
+        ]
+        return call.json({"NetworksDeleted": gone or None})
 
 
-def _missing() -> Unimplemented:
-    return unimplemented(
-        "", "cluster networks cannot be made or removed yet; services share the cluster's own"
+def _passes(view: View, network: Network, filters: Filters) -> bool:
+    dangling = filters.truth("dangling")
+    return (
+        filters.prefix("id", network.id)
+        and filters.pattern("name", network.name)
+        and filters.exact("driver", network.spec.driver)
+        and filters.exact("scope", network.spec.scope)
+        and filters.labels(network.spec.labels)
+        and filters.exact("type", "custom")
+        and (dangling is None or dangling is not in_use(view, network))
     )
+
+
+def _unwanted(filters: Filters, network: Network) -> bool:
+    """Whether it has a label whose bearers are to be kept."""
+    for wanted in filters.get("label!"):
+        name, equals, value = wanted.partition("=")
+        labels = network.spec.labels
+        if name in labels and (not equals or labels[name] == value):
+            return True
+    return False

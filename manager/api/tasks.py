@@ -24,8 +24,8 @@ class TaskHandlers:
     async def list(self, call: Call) -> web.StreamResponse:
         filters = call.filters(TASK_FILTERS)
         view = (await self._backend.read(call)).memory
-        return call.json([task_json(task) for task in list_tasks(view, filters)])
+        return call.json([task_json(view, task) for task in list_tasks(view, filters)])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         view = (await self._backend.read(call)).memory
-        return call.json(task_json(find_task(view, call.parts["id"])))
+        return call.json(task_json(view, find_task(view, call.parts["id"])))

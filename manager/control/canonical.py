@@ -18,12 +18,16 @@ from shoal.model.spec.task import TaskSpec
 
 
 def canonical_service(spec: ServiceSpec) -> ServiceSpec:
-    """Mode, replicas, runtime and the words of ports filled in."""
+    """Mode, replicas, runtime and the words of ports filled in; networks in their one place."""
     endpoint = spec.endpoint_spec or EndpointSpec()
+    template = _template(spec.task_template)
+    if not template.networks:
+        template = msgspec.structs.replace(template, networks=spec.networks)
     return msgspec.structs.replace(
         spec,
         mode=_mode(spec.mode),
-        task_template=_template(spec.task_template),
+        networks=(),
+        task_template=template,
         endpoint_spec=EndpointSpec(
             mode=endpoint.mode or "vip", ports=tuple(_port(port) for port in endpoint.ports)
         ),

@@ -34,12 +34,18 @@ def find_node(view: View, text: str) -> Node:
     )
 
 
+def networks_of(view: View) -> list[Network]:
+    """The networks that there are for users: not those that only wait for their last task."""
+    return [network for network in view.networks() if not network.pending_delete]
+
+
 def find_network(view: View, text: str) -> Network:
+    there = networks_of(view)
     found = view.network(NetworkID(text))
-    if found is not None:
+    if found is not None and not found.pending_delete:
         return found
-    return _by_name("network", text, view.networks(), lambda n: n.name) or _by_prefix(
-        "network", text, view.networks()
+    return _by_name("network", text, there, lambda n: n.name) or _by_prefix(
+        "network", text, there
     )
 
 

@@ -4,6 +4,7 @@ import random
 
 from manager.ca.tokens import RandomBytes
 from manager.control.cluster import ClusterSettings
+from manager.control.networks import Networks
 from manager.control.nodes import Nodes
 from manager.control.payloads import Payloads
 from manager.control.services import Services
@@ -53,4 +54,5 @@ class Operations:
         self.services = Services(writer, memory, sealer, clock, chance.ids, chance.names)
         self.nodes = Nodes(writer, memory, clock)
         self.settings = ClusterSettings(writer, memory, sealer, clock, chance.random_bytes)
+        self.networks = Networks(writer, memory, clock, chance.ids)
         self.payloads = Payloads(writer, memory, sealer, clock, chance.ids)

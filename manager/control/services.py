@@ -9,6 +9,7 @@ from manager.control.canonical import canonical_service, endpoint_of
 from manager.control.credentials import read_header, seal_registry_auth
 from manager.control.inventing import invent_name
 from manager.control.lookup import find_service
+from manager.control.references import resolve_networks
 from manager.control.writing import Writer
 from manager.store.memory import Memory
 from manager.store.sealing import Sealer
@@ -79,7 +80,7 @@ class Services:
             if invented:
                 named = msgspec.structs.replace(spec, name=self._free_name())
             check_service(named)
-            full = canonical_service(named)
+            full = resolve_networks(self._memory, canonical_service(named))
             if self._memory.service_named(full.name) is not None:
                 raise exists("service", full.name)
             check_ports_free(self._memory, full, identity)
@@ -110,7 +111,7 @@ class Services:
         def decide() -> tuple[Group, None]:
             service = find_service(self._memory, text)
             self._check_version(service, request.version)
-            spec = _wanted(service, request)
+            spec = resolve_networks(self._memory, _wanted(service, request))
             check_ports_free(self._memory, spec, service.id)
             changed = _changed(service, spec, self._clock.now(), bool(request.rollback))
             if auth:

@@ -4,11 +4,13 @@ What is the same for all nodes (published ports, mesh peers, managers) is made o
 `cluster_part` and shared; a node's own tasks by `assignments_for`. The agent gets differences.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from manager.dispatcher.context import context_of, serves
+from manager.dispatcher.networks import NetworkParts, networks_of_node, task_networks
 from manager.view import View
 from shoal.model.assignment import (
     AssignedTask,
@@ -27,7 +29,7 @@ from shoal.model.objects import Node, Task
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec
 from shoal.model.states import NodeRole, TaskState
-from shoal.model.template import Context, expand_container
+from shoal.model.template import expand_container
 
 NOTHING_ASSIGNED = Assignments()
 
@@ -72,10 +74,10 @@ def _ingress(view: View) -> Iterable[IngressPort]:
         ports = [port for port in service.endpoint.ports if port.publish_mode != "host"]
         if not ports:
             continue
-        addresses = [
-            address
+        serving = [
+            (address, task.node_id)
             for task in view.tasks_of_service(service.id)
-            if serves(task)
+            if serves(task) and task.node_id is not None
             for address in task.status.addresses[:1]
         ]
         for port in ports:
@@ -83,18 +85,22 @@ def _ingress(view: View) -> Iterable[IngressPort]:
                 protocol=port.protocol or "tcp",
                 published=port.published_port,
                 backends=tuple(
-                    Backend(address=address, port=port.target_port) for address in addresses
+                    Backend(address=address, port=port.target_port, node_id=node)
+                    for address, node in serving
                 ),
+                local_only=service.spec.labels.get(LOCAL_ONLY, "").lower() == "true",
             )
 
 
-def serves(task: Task) -> bool:
-    """Whether a task takes requests: it runs and is meant to."""
-    return task.status.state is TaskState.RUNNING and task.desired_state is TaskState.RUNNING
+LOCAL_ONLY = "shoal.ingress.local-only"
 
 
 def assignments_for(
-    view: View, node: NodeID, part: ClusterPart, credentials: Mapping[ServiceID, str]
+    view: View,
+    node: NodeID,
+    part: ClusterPart,
+    networks: NetworkParts,
+    credentials: Mapping[ServiceID, str],
 ) -> Assignments:
     """The complete set for one node; empty for a node that is gone.
 
@@ -108,8 +114,13 @@ def assignments_for(
         for task in view.tasks_of_node(node)
         if task.status.state >= TaskState.ASSIGNED
     }
+    on = [networks.of(view, network) for network in networks_of_node(view, node)]
+    there = [one for one in on if one is not None]
     return Assignments(
         tasks=tasks,
+        networks={one.network.id: one.network for one in there},
+        endpoints=_joined([one.endpoints for one in there]),
+        services=_joined([one.services for one in there]),
         mesh=MeshPart(
             subnet=found.subnet,
             port=part.port,
@@ -123,21 +134,7 @@ def assignments_for(
 
 def _assigned(task: Task, node: Node, credentials: Mapping[ServiceID, str]) -> AssignedTask:
     spec = task.service_spec
-    name = task_name(task)
-    context = Context(
-        service_id=task.service_id,
-        service_name=spec.name,
-        service_labels=spec.labels,
-        node_id=node.id,
-        node_hostname=node.description.hostname if node.description is not None else "",
-        node_architecture=(
-            node.description.platform.architecture if node.description is not None else ""
-        ),
-        node_os=node.description.platform.os if node.description is not None else "",
-        task_id=task.id,
-        task_name=name,
-        task_slot=str(task.slot) if task.slot else node.id,
-    )
+    name = task.name
     container = spec.task_template.container_spec or ContainerSpec()
     return AssignedTask(
         id=task.id,
@@ -146,12 +143,13 @@ def _assigned(task: Task, node: Node, credentials: Mapping[ServiceID, str]) -> A
         name=name,
         slot=task.slot,
         desired_state=task.desired_state,
-        container=expand_container(container, context),
+        container=expand_container(container, context_of(task, node)),
         labels={**container.labels, **system_labels(task, name)},
         resources=spec.task_template.resources,
         ports=_host_ports(task),
         log_driver=spec.task_template.log_driver,
         registry_auth=credentials.get(task.service_id, ""),
+        networks=task_networks(task),
     )
 
 
@@ -159,11 +157,6 @@ def _host_ports(task: Task) -> tuple[PortConfig, ...]:
     endpoint = task.service_spec.endpoint_spec
     ports = endpoint.ports if endpoint is not None else ()
     return tuple(port for port in ports if port.publish_mode == "host")
-
-
-def task_name(task: Task) -> str:
-    """`web.1.<task id>`; a global service's tasks carry their node's id for the slot."""
-    return f"{task.service_spec.name}.{task.slot or task.node_id}.{task.id}"
 
 
 def system_labels(task: Task, name: str) -> dict[str, str]:
@@ -180,6 +173,16 @@ def system_labels(task: Task, name: str) -> dict[str, str]:
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def _joined(parts: Sequence[Mapping[K, V]]) -> Mapping[K, V]:
+    """All of them in one; a single one as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    found: dict[K, V] = {}
+    for part in parts:
+        found.update(part)
+    return found
 
 
 def difference(old: Assignments, new: Assignments) -> Difference | None:
@@ -214,8 +217,15 @@ def complete(new: Assignments) -> Difference:
 
 
 def _changed(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[V, ...]:
-    return tuple([value for key, value in new.items() if old.get(key) != value])
+    if old is new:
+        return ()
+    found = []
+    for key, value in new.items():
+        before = old.get(key)
+        if before is not value and before != value:
+            found.append(value)
+    return tuple(found)
 
 
 def _removed(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[K, ...]:
-    return tuple([key for key in old if key not in new])
+    return () if old is new else tuple([key for key in old if key not in new])

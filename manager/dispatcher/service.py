@@ -19,6 +19,7 @@ from manager.dispatcher.assignments import (
     complete,
     difference,
 )
+from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.sessions import AgentSession, Sessions
 from manager.dispatcher.status import Report, StatusWriter
 from manager.store.memory import Memory
@@ -31,7 +32,7 @@ from shoal.common.tls import peer_of_call
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Event
 from shoal.model.errors import ClusterError, InvalidArgument, Unavailable, Unimplemented
-from shoal.model.ids import NodeID, ServiceID, TaskID
+from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
 
 _log = structlog.get_logger(__name__)
@@ -63,13 +64,16 @@ class Dispatcher(DispatcherServicer):
         self._statuses = statuses
         self._credentials = credentials
         self._part: ClusterPart | None = None
+        self._networks = NetworkParts()
         memory.listen(self._on_events)
 
     # -- what changes wake whom
     # ------------------------------------------------------------------
 
     def _on_events(self, events: Sequence[Event]) -> None:
+        touched: set[NetworkID] = set()
         for event in events:
+            touched.update(self._networks.note(event))
             match event.object:
                 case Task():
                     self._on_task(event)
@@ -77,6 +81,9 @@ class Dispatcher(DispatcherServicer):
                     self._on_cluster(event)
                 case _:
                     continue
+        for session in self._sessions.open():
+            if session.told is not None and not touched.isdisjoint(session.told.networks):
+                session.wake()
 
     def _on_task(self, event: Event) -> None:
         for task in (event.before, event.after):
@@ -238,7 +245,9 @@ class Dispatcher(DispatcherServicer):
         session.acknowledged.clear()
         if self._part is None:
             self._part = cluster_part(self._memory)
-        present = assignments_for(self._memory, session.node, self._part, self._credentials())
+        present = assignments_for(
+            self._memory, session.node, self._part, self._networks, self._credentials()
+        )
         whole = session.told is None
         change = (
             complete(present) if session.told is None else difference(session.told, present)

@@ -6,7 +6,7 @@ over. A row later in the table sees in the same pass what an earlier one has jus
 
 from collections.abc import Iterable
 
-from manager.allocator import allocate, ports, subnets
+from manager.allocator import allocate, networks, ports, subnets, virtual_ips
 from manager.loops.loop import Row
 from manager.orchestrator import (
     enforcer,
@@ -22,7 +22,16 @@ from manager.orchestrator import (
 from manager.scheduler import schedule
 from manager.view import View
 from shoal.model.changes import Event
-from shoal.model.objects import Cluster, Node, Service, ServiceVersion, Task
+from shoal.model.ids import NetworkID
+from shoal.model.objects import (
+    Cluster,
+    Network,
+    Node,
+    Service,
+    ServiceVersion,
+    StoredObject,
+    Task,
+)
 from shoal.model.states import TaskState
 
 ALL = ""
@@ -135,18 +144,87 @@ def _ports(event: Event, view: View) -> Iterable[str]:
 
 
 def _new_tasks(event: Event, view: View) -> Iterable[str]:
+    """A service, by itself or by a new task, and those whose tasks wait for what came free."""
+    found: dict[str, None] = {}
     if isinstance(event.object, Service):
-        return _ports(event, view)
+        found.update(dict.fromkeys(_ports(event, view)))
     after = event.after
-    new = isinstance(after, Task) and after.status.state is TaskState.NEW
-    return (after.service_id,) if new and isinstance(after, Task) else ()
+    if isinstance(after, Task) and after.status.state is TaskState.NEW:
+        found[after.service_id] = None
+    for network in _let_go(event):
+        found.update(dict.fromkeys(view.network_use(network).waiting))
+    return found
+
+
+def _let_go(event: Event) -> Iterable[NetworkID]:
+    """The networks on which an address came free or that changed themselves."""
+    if isinstance(event.object, Network):
+        return (event.object.id,)
+    if event.before is None:
+        return ()
+    return sorted(_places(event.before) - _places(event.after))
+
+
+def _places(thing: StoredObject | None) -> set[NetworkID]:
+    match thing:
+        case Task() if not thing.ended:
+            return {one.network_id for one in thing.networks}
+        case Service():
+            return {ip.network_id for ip in thing.endpoint.virtual_ips}
+        case _:
+            return set()
+
+
+def _virtual_ips(event: Event, view: View) -> Iterable[str]:
+    """A service; those that lack what came free; one that leaves a network with a task."""
+    found: dict[str, None] = {}
+    if isinstance(event.object, Service):
+        found[event.object.id] = None
+    for network in _let_go(event):
+        if isinstance(event.object, Task):
+            found[event.object.service_id] = None
+        for service in view.services_on_network(network):
+            if virtual_ips.lacking(view, service):
+                found[service.id] = None
+    if isinstance(event.object, Network) and event.object.spec.ingress:
+        found.update(dict.fromkeys(_services(view)))
+    return found
+
+
+def _network_ids(view: View) -> Iterable[str]:
+    return [network.id for network in view.networks()]
+
+
+def _networks(event: Event, view: View) -> Iterable[str]:
+    """A network; when one is gone, those that may have waited for its subnet."""
+    if not isinstance(event.object, Network):
+        return ()
+    if event.after is not None:
+        return (event.object.id,)
+    return [network.id for network in view.networks() if not network.allocated]
+
+
+def _removed_networks(event: Event, view: View) -> Iterable[str]:
+    """A network that is to go, by itself or by a task that has left it."""
+    found = []
+    for identity in _let_go(event):
+        network = view.network(identity)
+        if network is not None and network.pending_delete:
+            found.append(identity)
+    return found
 
 
 def _subnets(event: Event, view: View) -> Iterable[str]:
     del view
-    if isinstance(event.object, Cluster):
-        return (ALL,)
-    return (ALL,) if isinstance(event.object, Node) and moved(event) else ()
+    match event.object:
+        case Cluster():
+            return (ALL,)
+        case Network():
+            return (ALL,) if event.object.spec.ingress else ()
+        case Node():
+            return (ALL,) if moved(event) else ()
+        case _:
+            return ()
 
 
 def _scheduler(event: Event, view: View) -> Iterable[str]:
@@ -187,10 +265,13 @@ TABLE: tuple[Row, ...] = (
     Row("jobs", _everywhere, _services, job_modes.decide),
     Row("update", _everywhere, _services, update.decide),
     Row("start", _replicated, _services, restart.decide),
+    Row("networks", _networks, _network_ids, networks.decide),
     Row("ports", _ports, _services, ports.decide),
+    Row("virtual IPs", _virtual_ips, _services, virtual_ips.decide),
     Row("allocate", _new_tasks, _services, allocate.decide),
     Row("subnets", _subnets, _one, subnets.decide),
     Row("schedule", _scheduler, _one, schedule.decide),
     Row("reaper", _reaped, _services_of_tasks, reaper.decide),
+    Row("removed networks", _removed_networks, _network_ids, networks.finish),
 )
 """All deciders of the leader, in the order of a pass."""

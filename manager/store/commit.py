@@ -102,9 +102,10 @@ class Commit:
         into.compares.append(
             ModRevisionIs(key, 0 if isinstance(change, Create) else thing.guard)
         )
+        if isinstance(change, Delete) or (isinstance(thing, Network) and thing.pending_delete):
+            into.compares.extend(_unreferred(thing))
         if isinstance(change, Delete):
             into.ops.extend(DeleteRange(name) for name in _stored_under(thing, key))
-            into.compares.extend(_unreferred(thing))
         else:
             into.ops.append(Put(key, encode_object(thing)))
             wanted = keys.guard_keys(thing)

@@ -92,6 +92,8 @@ def guard_keys(thing: StoredObject) -> frozenset[str]:
                     held.add(port_key(port.protocol, port.published_port))
             held.update(prefix + thing.id for prefix in references(thing).values())
             return frozenset(held)
+        case Network() if thing.pending_delete:
+            return frozenset()
         case Network() | Secret() | Config():
             return frozenset({name_key(TABLES[type(thing)], thing.name)})
         case Node():
@@ -116,6 +118,6 @@ def references(service: Service) -> dict[str, str]:
             found[f"{ROOT}config/{config.config_id}"] = reference_prefix(
                 "config", config.config_id
             )
-    for network in service.spec.task_template.networks or service.spec.networks:
+    for network in service.spec.task_template.networks:
         found[f"{ROOT}network/{network.target}"] = reference_prefix("network", network.target)
     return found

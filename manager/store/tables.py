@@ -8,7 +8,8 @@ first writes to it. Totals are kept by difference; a property test recomputes th
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-from manager.view import NO_TOTALS, NodeTotals
+from manager.store.uses import NOTHING_HELD, Held, bump, held_by, use_network
+from manager.view import NO_TOTALS, NO_USE, NetworkUse, NodeTotals
 from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.objects import (
     Cluster,
@@ -60,11 +61,15 @@ def _index_keys(thing: StoredObject) -> list[tuple[str, str]]:
                 found.append(("node of", thing.node_id))
             if thing.status.state <= TaskState.PENDING and thing.wanted:
                 found.append(("pending", ""))
+            if thing.networks and not thing.ended:
+                found.extend(("task on", one.network_id) for one in thing.networks)
             return found
         case ServiceVersion():
             return [("version of", thing.service_id)]
         case Service():
-            return [("service", ""), ("name", thing.spec.name)]
+            networks = thing.spec.task_template.networks
+            on = [("service on", one.target) for one in networks]
+            return [("service", ""), ("name", thing.spec.name), *on]
         case _:
             return [(type(thing).__name__.lower(), "")]
 
@@ -77,6 +82,7 @@ class Tables:
         self._things: dict[str, StoredObject | None] = {}
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._totals: dict[NodeID, NodeTotals] = {}
+        self._uses: dict[NetworkID, NetworkUse] = {}
         self._revision = 0
 
     @property
@@ -163,6 +169,21 @@ class Tables:
     def networks(self) -> Iterable[Network]:
         return self.bucket("network")
 
+    def network_use(self, network: NetworkID) -> NetworkUse:
+        layer: Tables | None = self
+        while layer is not None:
+            found = layer._uses.get(network)
+            if found is not None:
+                return found
+            layer = layer._below
+        return NO_USE
+
+    def tasks_on_network(self, network: NetworkID) -> Sequence[Task]:
+        return self.bucket("task on", network)
+
+    def services_on_network(self, network: NetworkID) -> Sequence[Service]:
+        return self.bucket("service on", network)
+
     def secret(self, secret: SecretID) -> Secret | None:
         return self._typed(secret, Secret)
 
@@ -196,6 +217,7 @@ class Tables:
             self._own(key).put(thing.id, thing)
         if isinstance(thing, Task):
             self._count(thing, 1)
+        self._use(held_by(before), held_by(thing))
         return before
 
     def drop(self, identity: str) -> StoredObject | None:
@@ -208,6 +230,9 @@ class Tables:
             del self._things[identity]
         else:
             self._things[identity] = None
+        self._use(held_by(before), NOTHING_HELD)
+        if isinstance(before, Network):
+            self._forget_use(before.id)
         return before
 
     def _unindex(self, thing: StoredObject) -> None:
@@ -237,6 +262,33 @@ class Tables:
         if self._below is None and own == NO_TOTALS:
             del self._totals[task.node_id]
 
+    def _use(self, before: Held, after: Held) -> None:
+        """Let go of what one form of an object held, take what the next one holds."""
+        if before == after:
+            return
+        for held, sign in ((before.less(after), -1), (after.less(before), 1)):
+            for network in held.networks:
+                use_network(self._own_use(network), held, network, sign)
+        for network in before.networks:
+            self._forget_use(network)
+
+    def _forget_use(self, network: NetworkID) -> None:
+        """Where the last address was taken is remembered as long as the network is there."""
+        own = self._uses.get(network)
+        if own is None or self._below is not None or self.network(network) is not None:
+            return
+        if not own.taken and not own.waiting:
+            del self._uses[network]
+
+    def _own_use(self, network: NetworkID) -> NetworkUse:
+        own = self._uses.get(network)
+        if own is None:
+            below = self.network_use(network)
+            own = self._uses[network] = NetworkUse(
+                taken=dict(below.taken), last=dict(below.last), waiting=dict(below.waiting)
+            )
+        return own
+
 
 def _copy(totals: NodeTotals) -> NodeTotals:
     return NodeTotals(
@@ -253,7 +305,7 @@ def _copy(totals: NodeTotals) -> NodeTotals:
 def add_task(totals: NodeTotals, task: Task, sign: int) -> None:
     """Add a task to totals (sign 1) or take it out (sign -1)."""
     totals.tasks += sign
-    _bump(totals.by_service, task.service_id, sign)
+    bump(totals.by_service, task.service_id, sign)
     resources = task.spec.resources
     if resources is not None and resources.reservations is not None:
         totals.nano_cpus += sign * resources.reservations.nano_cpus
@@ -261,22 +313,11 @@ def add_task(totals: NodeTotals, task: Task, sign: int) -> None:
     for generic in task.generic_resources:
         if generic.discrete_resource_spec is not None:
             discrete = generic.discrete_resource_spec
-            _bump(totals.discrete, discrete.kind, sign * discrete.value)
+            bump(totals.discrete, discrete.kind, sign * discrete.value)
         if generic.named_resource_spec is not None:
             named = generic.named_resource_spec
-            _bump(totals.named, (named.kind, named.value), sign)
+            bump(totals.named, (named.kind, named.value), sign)
     endpoint = task.service_spec.endpoint_spec
     for port in endpoint.ports if endpoint is not None else ():
         if port.publish_mode == "host" and port.published_port:
-            _bump(totals.host_ports, (port.protocol or "tcp", port.published_port), sign)
-
-
-K = TypeVar("K")
-
-
-def _bump(counts: dict[K, int], key: K, by: int) -> None:
-    value = counts.get(key, 0) + by
-    if value:
-        counts[key] = value
-    else:
-        counts.pop(key, None)
+            bump(totals.host_ports, (port.protocol or "tcp", port.published_port), sign)

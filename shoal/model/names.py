@@ -35,6 +35,8 @@ _ACRONYMS = {
     "nocopy": "NoCopy",
     "vxlan": "VXLAN",
     "fs": "Fs",
+    "ipv4": "IPv4",
+    "ipv6": "IPv6",
 }
 _WHOLE = {
     "nano_cpus": "NanoCPUs",
@@ -46,7 +48,6 @@ _WHOLE = {
     "signing_ca_cert": "SigningCACert",
     "signing_ca_key": "SigningCAKey",
     "external_cas": "ExternalCAs",
-    "ipv6": "IPv6",
 }
 
 

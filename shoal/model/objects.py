@@ -24,6 +24,7 @@ from msgspec import field
 
 from shoal.model.ids import ClusterID, ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.network import NetworkSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import EndpointSpec, PortConfig, ServiceSpec
 from shoal.model.spec.task import GenericResource, Platform, Resources, TaskSpec
@@ -314,18 +315,42 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
         return self.desired_state <= TaskState.COMPLETE
 
 
+class NetworkPool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A subnet that a network was given, and what of it is not for its tasks.
+
+    `ip_range`: the part that addresses come from, if not all of it; `reserved`: addresses that
+    the user keeps for others, by name.
+    """
+
+    subnet: str
+    gateway: str = ""
+    ip_range: str = ""
+    reserved: Mapping[str, str] = field(default_factory=dict)
+
+
 class Network(Object, frozen=True, kw_only=True, gc=False):
-    """A cluster network. Only the predefined ones exist until overlays are built."""
+    """A cluster network. VNI and pools are the allocator's, one pool a family.
+
+    `ingress` stands for the gateway network, that each node has a part of; its pool is what the
+    nodes' subnets are cut from. `pending_delete`: nobody sees it any more; it goes when the
+    last task on it has ended.
+    """
 
     id: NetworkID
-    name: str
-    driver: str = "overlay"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
-    ingress: bool = False
-    attachable: bool = False
-    internal: bool = False
-    subnets: tuple[str, ...] = ()
+    spec: NetworkSpec
+    vni: int = 0
+    pools: tuple[NetworkPool, ...] = ()
+    pending_delete: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name, of the spec."""
+        return self.spec.name
+
+    @property
+    def allocated(self) -> bool:
+        """Whether it has what tasks need of it."""
+        return bool(self.pools)
 
 
 class Secret(Object, frozen=True, kw_only=True, gc=False):

@@ -37,6 +37,8 @@ def told(event: Event) -> Told | None:
     if kind is None:
         return None
     attributes = {"name": _name(thing)}
+    if isinstance(thing, Network):
+        return _told_of_network(event, thing)
     if event.before is None:
         action = "create"
     elif event.after is None:
@@ -48,6 +50,17 @@ def told(event: Event) -> Told | None:
             return None
         attributes |= differences
     return Told(kind=kind, action=action, actor=thing.id, attributes=attributes)
+
+
+def _told_of_network(event: Event, network: Network) -> Told | None:
+    """It is removed for its users when it is marked so; allocation is not their business."""
+    attributes = {"name": network.name, "type": network.spec.driver}
+    was_there = isinstance(event.before, Network) and not event.before.pending_delete
+    is_there = isinstance(event.after, Network) and not event.after.pending_delete
+    if was_there is is_there:
+        return None
+    action = "create" if is_there else "remove"
+    return Told(kind="network", action=action, actor=network.id, attributes=attributes)
 
 
 def _name(thing: StoredObject) -> str:

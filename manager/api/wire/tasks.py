@@ -1,10 +1,13 @@
 """Tasks as `GET /tasks` shows them. Pure."""
 
 from manager.api.wire.envelope import Json, envelope, instant
+from manager.api.wire.networks import swarm_network_json
+from manager.view import View
+from shoal.model.ids import NetworkID
 from shoal.model.objects import Task, TaskStatus
 
 
-def task_json(task: Task) -> Json:
+def task_json(view: View, task: Task) -> Json:
     """The whole task."""
     out = envelope(task)
     out["Labels"] = task.service_spec.labels
@@ -18,7 +21,7 @@ def task_json(task: Task) -> Json:
     out["DesiredState"] = task.desired_state.api_name
     if task.networks:
         out["NetworksAttachments"] = [
-            {"Network": {"ID": one.network_id}, "Addresses": one.addresses}
+            {"Network": _network(view, one.network_id), "Addresses": one.addresses}
             for one in task.networks
         ]
     if task.generic_resources:
@@ -26,6 +29,12 @@ def task_json(task: Task) -> Json:
     if task.job_iteration is not None:
         out["JobIteration"] = {"Index": task.job_iteration}
     return out
+
+
+def _network(view: View, identity: NetworkID) -> Json:
+    """The network; of one that is gone, which an ended task may remember, its id alone."""
+    found = view.network(identity)
+    return swarm_network_json(found) if found is not None else {"ID": identity}
 
 
 def _status(status: TaskStatus) -> Json:

@@ -3,6 +3,7 @@
 Its container has its own module, `container`. Called by `service`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from shoal.model.constraints import parse
@@ -25,6 +26,8 @@ from shoal.model.validate.refusal import invalid, unimplemented
 LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
 _TEMPLATE = "TaskTemplate"
+_LABEL = r"[a-zA-Z0-9_](?:[-_a-zA-Z0-9]{0,61}[a-zA-Z0-9_])?"
+_ALIAS = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*", re.ASCII)
 LOG_DRIVERS = ("json-file", "local")
 _SPREADS = ("node.labels.", "engine.labels.")
 
@@ -63,13 +66,16 @@ def _check_runtime(spec: TaskSpec) -> None:
 
 
 def check_networks(networks: Sequence[NetworkAttachmentConfig], path: str) -> None:
-    """There is one network so far, to which every task is attached without being told."""
-    if networks:
-        raise unimplemented(
-            f"{path}[0].Target",
-            f"network {networks[0].target!r}: user-defined networks of services are not"
-            " supported yet; all tasks reach each other on the cluster's own network",
-        )
+    """Networks by name or id, with names that can be looked up there."""
+    for position, network in enumerate(networks):
+        if not network.target:
+            raise invalid(f"{path}[{position}].Target", "a network's name or id must be given")
+        for place, alias in enumerate(network.aliases):
+            if not _ALIAS.fullmatch(alias):
+                raise invalid(
+                    f"{path}[{position}].Aliases[{place}]",
+                    f"{alias!r} is not valid as a host name",
+                )
 
 
 def _check_resources(resources: ResourceRequirements) -> None:

@@ -16,6 +16,7 @@ from manager.api.backend import Backend, Line
 from manager.ca.authority import ClusterAuthority
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
+from manager.control.networks import ingress_network
 from manager.control.operations import Chance, Operations
 from manager.store import keys
 from manager.store.barrier import Barrier
@@ -32,7 +33,7 @@ from shoal.common.engine_http.server import EngineServer
 from shoal.common.entropy import SeededIds, random_bytes
 from shoal.model.changes import Change, Create, Group
 from shoal.model.errors import Unavailable
-from shoal.model.ids import ClusterID, NodeID
+from shoal.model.ids import ClusterID, NetworkID, NodeID
 from shoal.model.objects import (
     Cluster,
     EngineDescription,
@@ -145,7 +146,8 @@ async def _found(made: Cell) -> None:
         sealed=seal_secrets(made.sealer, CLUSTER, secrets),
     )
     nodes = [node_of(ME, manager=True), node_of(MANAGER2, manager=True), node_of(WORKER)]
-    things: Sequence[Object] = [cluster, *nodes]
+    ingress = ingress_network(NetworkID("i" * 25), cluster, now)
+    things: Sequence[Object] = [cluster, ingress, *nodes]
     await Commit(made.kv, Memory()).commit(
         [Group(tuple(Create(thing) for thing in things))]  # type: ignore[arg-type]
     )

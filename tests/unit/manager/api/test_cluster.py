@@ -219,13 +219,6 @@ async def test_secrets_and_configs(tmp_path: Path) -> None:
             assert (await client.ask("POST", f"/{kind}/create", {"Name": "x"}))[0] == 400
 
 
-async def test_networks_are_listed_and_not_made(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (_, client):
-        assert await client.get("/networks") == []
-        assert (await client.ask("GET", "/networks/x"))[0] == 404
-        assert (await client.ask("POST", "/networks/create", {"Name": "x"}))[0] == 501
-
-
 async def read_events(client: Client, query: str, count: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     async with client.session.get(f"http://docker/events{query}") as answer:

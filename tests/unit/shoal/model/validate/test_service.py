@@ -50,6 +50,8 @@ def spec_with(path: str, value: Any) -> ServiceSpec:
         ("EndpointSpec.Ports", [OPEN, OPEN], "EndpointSpec.Ports[1].TargetPort"),
         ("EndpointSpec.Ports", [{"TargetPort": 0}], "EndpointSpec.Ports[0].TargetPort"),
         ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas"),
+        ("TaskTemplate.Networks", [{}], "TaskTemplate.Networks[0].Target"),
+        ("Networks", [{"Target": "n", "Aliases": ["a b"]}], "Networks[0].Aliases[0]"),
     ],
 )
 def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
@@ -64,7 +66,6 @@ def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
     ("path", "value"),
     [
         ("Mode.GlobalJob", {}),
-        ("TaskTemplate.Networks", [{"Target": "n"}]),
         ("TaskTemplate.Runtime", "plugin"),
         ("TaskTemplate.LogDriver.Name", "syslog"),
         ("TaskTemplate.Resources.SwapBytes", 5),

@@ -1,0 +1,66 @@
+"""What services refer to by name or id, made ids that are there. Pure."""
+
+import msgspec
+
+from manager.control.lookup import find_network, networks_of
+from manager.view import View
+from shoal.model.defaults import endpoint_of, is_host_port
+from shoal.model.errors import NotFound, PermissionDenied
+from shoal.model.objects import Network
+from shoal.model.spec.service import ServiceSpec
+from shoal.model.spec.task import NetworkAttachmentConfig
+from shoal.model.validate.refusal import invalid, precondition, unimplemented
+
+_OF_A_HOST = ("bridge", "none", "docker_gwbridge")
+
+
+def resolve_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
+    """The spec with its networks' ids; it must be canonical.
+
+    Raises where a network is not there or not for services, or ports cannot be published.
+    """
+    template = spec.task_template
+    found: dict[str, NetworkAttachmentConfig] = {}
+    for position, wanted in enumerate(template.networks):
+        network = _find(view, wanted.target)
+        if network.spec.ingress:
+            raise invalid(
+                f"TaskTemplate.Networks[{position}].Target",
+                "Service cannot be explicitly attached to the ingress network"
+                f' "{network.name}"',
+            )
+        if network.id in found:
+            raise invalid(
+                f"TaskTemplate.Networks[{position}].Target",
+                f"network {network.name} is named twice",
+            )
+        found[network.id] = msgspec.structs.replace(wanted, target=network.id)
+    publishes = any(not is_host_port(port) for port in endpoint_of(spec).ports)
+    if publishes and ingress_of(view) is None:
+        raise precondition("service needs ingress network, but no ingress network is present")
+    if not found:
+        return spec
+    template = msgspec.structs.replace(template, networks=tuple(found.values()))
+    return msgspec.structs.replace(spec, task_template=template)
+
+
+def ingress_of(view: View) -> Network | None:
+    """The ingress network, if it has not been removed."""
+    return next((one for one in networks_of(view) if one.spec.ingress), None)
+
+
+def _find(view: View, target: str) -> Network:
+    try:
+        return find_network(view, target)
+    except NotFound:
+        if target == "host":
+            raise unimplemented(
+                "TaskTemplate.Networks",
+                "services on their hosts' own network are not supported",
+            ) from None
+        if target in _OF_A_HOST:
+            raise PermissionDenied(
+                f"The network {target} cannot be used with services. Only networks scoped to"
+                " the swarm can be used, such as those created with the overlay driver."
+            ) from None
+        raise

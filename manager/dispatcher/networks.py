@@ -1,0 +1,299 @@
+"""What the hosts of a network are told of it: itself, its endpoints, its services. Pure.
+
+Made once a change and shared by all nodes that have a task there. What did not change is the
+same object as before, so that comparing what a node was told last is cheap.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from manager.dispatcher.context import context_of, serves
+from manager.view import View
+from shoal.model.addresses import bare, mac_of_endpoint
+from shoal.model.assignment import (
+    AssignedNetwork,
+    NetworkEndpoint,
+    NetworkService,
+    Subnet,
+    TaskNetwork,
+)
+from shoal.model.changes import Event
+from shoal.model.defaults import endpoint_of
+from shoal.model.ids import NetworkID, NodeID, ServiceID
+from shoal.model.objects import (
+    Endpoint,
+    Network,
+    NetworkAttachment,
+    Node,
+    Service,
+    StoredObject,
+    Task,
+)
+from shoal.model.spec.network import is_encrypted, mtu_of
+from shoal.model.states import TaskState
+from shoal.model.template import expand
+
+
+class NetworkPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One network as every node on it is told. Endpoints and services stand under their key."""
+
+    network: AssignedNetwork
+    endpoints: Mapping[str, NetworkEndpoint]
+    services: Mapping[str, NetworkService]
+
+
+class _Origin(msgspec.Struct, frozen=True):
+    """What an endpoint was made of; while it is the same, so is the endpoint."""
+
+    task: Task
+    node: Node
+    endpoint: NetworkEndpoint
+
+
+class NetworkParts:
+    """The parts of all networks that were asked for, made anew where something changed."""
+
+    def __init__(self) -> None:
+        self._parts: dict[NetworkID, NetworkPart | None] = {}
+        self._origins: dict[NetworkID, dict[str, _Origin]] = {}
+        self._stale: set[NetworkID] = set()
+
+    def note(self, event: Event) -> frozenset[NetworkID]:
+        """Take in a change; the networks whose part it may touch, of those ever asked for."""
+        found = _touched(event)
+        thing = event.object
+        if found is None:
+            touched = set(self._parts)
+        else:
+            touched = {network for network in found if network in self._parts}
+        if isinstance(thing, Service):
+            touched.update(self._that_know(thing.id))
+        self._stale |= touched
+        if isinstance(thing, Network) and event.after is None:
+            self._parts.pop(thing.id, None)
+            self._origins.pop(thing.id, None)
+            self._stale.discard(thing.id)
+        return frozenset(touched)
+
+    def _that_know(self, service: ServiceID) -> Iterable[NetworkID]:
+        """Networks on which a service is told of, though it may have left them."""
+        for network, part in self._parts.items():
+            if part is not None and f"{network}/{service}" in part.services:
+                yield network
+
+    def of(self, view: View, network: NetworkID) -> NetworkPart | None:
+        """The part of one network as of now; None for one that is not there."""
+        if network in self._stale or network not in self._parts:
+            self._stale.discard(network)
+            self._parts[network] = self._make(view, network)
+        return self._parts[network]
+
+    def _make(self, view: View, identity: NetworkID) -> NetworkPart | None:
+        network = view.network(identity)
+        if network is None:
+            self._origins.pop(identity, None)
+            return None
+        before = self._parts.get(identity)
+        known = self._origins.get(identity, {})
+        origins: dict[str, _Origin] = {}
+        for task in view.tasks_on_network(identity):
+            origin = _origin(view, task, identity, known.get(task.id))
+            if origin is not None:
+                origins[task.id] = origin
+        self._origins[identity] = origins
+        return NetworkPart(
+            network=assigned_network(network),
+            endpoints={one.endpoint.key: one.endpoint for one in origins.values()},
+            services={
+                one.key: _same(
+                    before.services.get(one.key) if before is not None else None, one
+                )
+                for one in _services(view, network, origins.values())
+            },
+        )
+
+
+def _same(before: NetworkService | None, after: NetworkService) -> NetworkService:
+    return before if before is not None and before == after else after
+
+
+def _touched(event: Event) -> Iterable[NetworkID] | None:
+    """The networks that a change may touch; None for all."""
+    before, after = event.before, event.after
+    match event.object:
+        case Network():
+            return (event.object.id,)
+        case Task():
+            if _facts(before) == _facts(after):
+                return ()
+            return {*_networks_of_task(before), *_networks_of_task(after)}
+        case Service():
+            return {*_networks_of_service(before), *_networks_of_service(after)}
+        case Node():
+            return () if _place(before) == _place(after) else None
+        case _:
+            return ()
+
+
+def _facts(thing: StoredObject | None) -> object:
+    """What others on its networks are told of a task."""
+    if not isinstance(thing, Task) or not located(thing):
+        return None
+    container = thing.status.container
+    identity = container.container_id if container is not None else ""
+    return (thing.networks, thing.node_id, serves(thing), identity)
+
+
+def _networks_of_task(thing: StoredObject | None) -> Iterable[NetworkID]:
+    return [one.network_id for one in thing.networks] if isinstance(thing, Task) else ()
+
+
+def _networks_of_service(thing: StoredObject | None) -> Iterable[NetworkID]:
+    if not isinstance(thing, Service):
+        return ()
+    named = [NetworkID(one.target) for one in thing.spec.task_template.networks]
+    return [*named, *(ip.network_id for ip in thing.endpoint.virtual_ips)]
+
+
+def _place(thing: StoredObject | None) -> tuple[str, str]:
+    if not isinstance(thing, Node):
+        return ("", "")
+    hostname = thing.description.hostname if thing.description is not None else ""
+    return (underlay_of(thing), hostname)
+
+
+def underlay_of(node: Node) -> str:
+    """The address that other hosts send a node's packets to."""
+    return node.data_path_addr or node.addr
+
+
+def located(task: Task) -> bool:
+    """Whether it has a place in the cluster: assigned to a node and not ended."""
+    return (
+        task.node_id is not None
+        and task.status.state >= TaskState.ASSIGNED
+        and not task.ended
+        and bool(task.networks)
+    )
+
+
+def networks_of_node(view: View, node: NodeID) -> list[NetworkID]:
+    """The networks that a node has a task on, each once, in order."""
+    return sorted(
+        {
+            one.network_id
+            for task in view.tasks_of_node(node)
+            if located(task)
+            for one in task.networks
+        }
+    )
+
+
+def assigned_network(network: Network) -> AssignedNetwork:
+    """A network as its nodes are told."""
+    spec = network.spec
+    return AssignedNetwork(
+        id=network.id,
+        name=network.name,
+        driver=spec.driver,
+        vni=network.vni,
+        subnets=tuple(Subnet(subnet=p.subnet, gateway=p.gateway) for p in network.pools),
+        mtu=mtu_of(spec),
+        internal=spec.internal,
+        attachable=spec.attachable,
+        encrypted=is_encrypted(spec),
+        labels=spec.labels,
+        options=spec.options,
+    )
+
+
+def task_networks(task: Task) -> tuple[TaskNetwork, ...]:
+    """The networks of a task, as its own node is told."""
+    options = {one.target: one.driver_opts for one in task.spec.networks}
+    return tuple(
+        TaskNetwork(
+            network_id=one.network_id,
+            addresses=one.addresses,
+            mac=mac_of_endpoint(one.addresses),
+            aliases=one.aliases,
+            driver_opts=options.get(one.network_id, {}),
+        )
+        for one in task.networks
+    )
+
+
+def _origin(
+    view: View, task: Task, network: NetworkID, known: _Origin | None
+) -> _Origin | None:
+    node = view.node(task.node_id) if task.node_id is not None else None
+    if node is None or not located(task):
+        return None
+    if known is not None and known.task is task and known.node is node:
+        return known
+    (place,) = [one for one in task.networks if one.network_id == network]
+    made = _endpoint(task, node, place)
+    if known is not None and known.endpoint == made:
+        made = known.endpoint
+    return _Origin(task, node, made)
+
+
+def _endpoint(task: Task, node: Node, place: NetworkAttachment) -> NetworkEndpoint:
+    container = task.spec.container_spec
+    hostname = container.hostname if container is not None else ""
+    started = task.status.container
+    names = [task.name]
+    if started is not None and started.container_id:
+        names.append(started.container_id[:12])
+    if hostname:
+        names.append(expand(hostname, context_of(task, node)))
+    return NetworkEndpoint(
+        network_id=place.network_id,
+        task_id=task.id,
+        node_id=node.id,
+        underlay=underlay_of(node),
+        addresses=tuple(bare(address) for address in place.addresses),
+        mac=mac_of_endpoint(place.addresses),
+        names=tuple(dict.fromkeys(names)),
+        service_id=task.service_id,
+        serving=serves(task),
+    )
+
+
+def _services(
+    view: View, network: Network, origins: Iterable[_Origin]
+) -> Iterable[NetworkService]:
+    """Services that name the network, and those that have left it but for some tasks."""
+    named = {service.id: service for service in view.services_on_network(network.id)}
+    leaving: dict[ServiceID, Service] = {}
+    for origin in origins:
+        identity = origin.task.service_id
+        if identity in named or identity in leaving:
+            continue
+        service = view.service(identity)
+        if service is not None:
+            leaving[identity] = service
+    for service in (*named.values(), *leaving.values()):
+        yield network_service(service, network.id)
+
+
+def network_service(service: Service, network: NetworkID) -> NetworkService:
+    """A service as it is known on one network."""
+    aliases = [
+        alias
+        for one in service.spec.task_template.networks
+        if one.target == network
+        for alias in one.aliases
+    ]
+    return NetworkService(
+        network_id=network,
+        service_id=service.id,
+        name=service.spec.name,
+        aliases=tuple(dict.fromkeys(aliases)),
+        virtual_ips=_virtual_ips(service.endpoint, network),
+        ports=endpoint_of(service.spec).ports,
+    )
+
+
+def _virtual_ips(endpoint: Endpoint, network: NetworkID) -> tuple[str, ...]:
+    return tuple(bare(ip.addr) for ip in endpoint.virtual_ips if ip.network_id == network)
