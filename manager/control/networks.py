@@ -11,7 +11,7 @@ import msgspec
 
 from manager.allocator import vni
 from manager.control.lookup import find_network, networks_of
-from manager.control.references import ingress_of
+from manager.control.service_networks import ingress_of
 from manager.control.writing import Writer
 from manager.store.memory import Memory
 from manager.view import View

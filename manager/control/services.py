@@ -9,7 +9,7 @@ from manager.control.canonical import canonical_service, endpoint_of
 from manager.control.credentials import read_header, seal_registry_auth
 from manager.control.inventing import invent_name
 from manager.control.lookup import find_service
-from manager.control.references import resolve_networks
+from manager.control.service_networks import resolve_networks
 from manager.control.writing import Writer
 from manager.store.memory import Memory
 from manager.store.sealing import Sealer
