@@ -5,6 +5,7 @@ the namespace its thread was in when it was made and stays there. One send carri
 batch: that is what makes it two orders of magnitude cheaper than a call a change.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -23,6 +24,7 @@ _DUMP_INTERRUPTED = 0x10
 _ERROR, _DONE = 2, 3
 _NESTED = 0x8000
 _SOL_NETLINK, _ADD_MEMBERSHIP, _GET_STRICT = 270, 1, 12
+_SO_SNDBUFFORCE = 32
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _BUFFER = 1 << 18
@@ -87,6 +89,7 @@ class Channel:
     def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
         self._socket = _open(protocol)
         self._sequence = 0
+        self._sendable = 1 << 16
 
     def apply(self, requests: Sequence[Request]) -> None:
         """Send a batch; every request has been done, or was tolerated, on return.
@@ -111,6 +114,49 @@ class Channel:
                 refusal = refusal or _refusal(requests[sequence - first], body)
         if refusal is not None:
             raise refusal
+
+    def transact(self, begin: Request, requests: Sequence[Request], end: Request) -> None:
+        """Send requests in one packet between two marks that make them one transaction.
+
+        Raises:
+            OSError: the first refusal; nothing has been done.
+        """
+        if not requests:
+            return
+        first = self._sequence + 1
+        last = first + len(requests)
+        packet = b"".join(
+            (
+                self._encode(begin, 0),
+                *(self._encode(each, each.flags) for each in requests[:-1]),
+                self._encode(requests[-1], requests[-1].flags | ACK),
+                self._encode(end, 0),
+            )
+        )
+        if len(packet) > self._sendable:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(packet))
+            self._sendable = len(packet)
+        self._socket.send(packet)
+        refusal: OSError | None = None
+        while True:
+            # Refusals come in order; the answer to the last request, or to the beginning if all
+            # was refused as a whole, is the end of them.
+            for kind, _, sequence, body in _parse(self._socket.recv(_BUFFER)):
+                if kind != _ERROR or not first <= sequence <= last:
+                    continue
+                asked = begin if sequence == first else requests[sequence - first - 1]
+                refusal = refusal or _refusal(asked, body)
+                if sequence in (first, last):
+                    self._drain()
+                    if refusal is not None:
+                        raise refusal
+                    return
+
+    def _drain(self) -> None:
+        """Forget answers that are still there: a commit can fail after its last request."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
 
     def dump(self, kind: int, body: bytes) -> list[Message]:
         """All objects of a kind; repeated while the kernel says that it changed meanwhile."""
