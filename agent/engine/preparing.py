@@ -251,7 +251,7 @@ def _write_files(
         "hosts": files.hosts(
             name,
             request.config.domainname,
-            endpoint.address if endpoint else "",
+            [endpoint.address] if endpoint and endpoint.address else [],
             endpoint.gateway if endpoint else "",
             request.host.extra_hosts or (),
         ),

@@ -9,7 +9,7 @@ import errno
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -104,8 +104,11 @@ class ContainerRules:
             return
         raise OSError(errno.EAGAIN, "a container's rules change all the time")
 
-    def repair(self, wanted: Mapping[str, Backends]) -> bool:
-        """Put right what somebody else changed; whether there was something to be put right."""
+    def repair(self, wanted: Callable[[], Mapping[str, Backends]]) -> bool:
+        """Put right what somebody else changed; whether there was something to be put right.
+
+        What is wanted is asked only then.
+        """
         if self._table is not None:
             generation = nft.read_generation(self._channel)
             if generation == self._generation:
@@ -113,9 +116,13 @@ class ContainerRules:
             if self._read() == self._table:
                 self._generation = generation
                 return False
-        self.make(wanted)
+        self.make(wanted())
         _log.warning("rules of a container were not as made", container=self._container)
         return True
+
+    def fileno(self) -> int:
+        """A socket in the namespace."""
+        return self._channel.fileno()
 
     def close(self) -> None:
         """Close the channel; the rules stay as long as the namespace."""

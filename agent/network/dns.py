@@ -16,6 +16,9 @@ NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NO_NAME, NOT_IMPLEMENTED = 0, 1, 2, 3, 4
 REFUSED = 5
 _BAD_VERSION = 16
 
+RESOLVER = "127.0.0.11"
+"""Where names are answered inside a container, as with Docker."""
+
 TTL = 1
 """Seconds. A name must not be older than the task's state, and a query costs 0.1 ms here, so
 keeping answers gains nothing; 0 would forbid some resolvers to use the answer at all."""

@@ -195,6 +195,10 @@ class Channel:
                     raise refusal
                 return Message(answer, payload)
 
+    def fileno(self) -> int:
+        """The socket's descriptor, which tells the namespace."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()

@@ -11,6 +11,8 @@ import msgspec
 MAX_MESSAGE = 65536
 # The kernel passes at most 253 descriptors with a message.
 MAX_DESCRIPTORS = 253
+# Kept for the agent: two a container.
+MAX_KEPT = 8192
 
 
 class StartManager(msgspec.Struct, frozen=True, tag=True):
@@ -47,7 +49,7 @@ class KeepDescriptor(msgspec.Struct, frozen=True, tag=True):
     """Keep the descriptor sent along under this name, in place of an earlier one.
 
     What the agent has open in its containers' network namespaces outlives the agent so. A kept
-    socket pins its namespace: drop it when the container goes.
+    socket pins its namespace: drop it when the container goes. At most `MAX_KEPT` are kept.
     """
 
     name: str

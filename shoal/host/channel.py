@@ -9,7 +9,7 @@ import socket
 import msgspec
 import structlog
 
-from shoal.common.host_control import MAX_DESCRIPTORS, MAX_MESSAGE, Call, Reply
+from shoal.common.host_control import MAX_DESCRIPTORS, MAX_KEPT, MAX_MESSAGE, Call, Reply
 
 _log = structlog.get_logger("shoal.host")
 
@@ -62,9 +62,14 @@ class KeptDescriptors:
     def __init__(self) -> None:
         self._kept: dict[str, int] = {}
 
-    def keep(self, name: str, descriptor: int) -> None:
+    def keep(self, name: str, descriptor: int) -> str:
+        """Take it over; a sentence if there are too many, and it is closed."""
         self.drop(name)
+        if len(self._kept) >= MAX_KEPT:
+            os.close(descriptor)
+            return f"the host process keeps {MAX_KEPT} descriptors already, that is all"
         self._kept[name] = descriptor
+        return ""
 
     def drop(self, name: str) -> None:
         if (descriptor := self._kept.pop(name, None)) is not None:

@@ -81,8 +81,7 @@ class Requests:
             case Status():
                 reply("")
             case KeepDescriptor(name):
-                self._processes.kept.keep(name, descriptors[0])
-                reply("")
+                reply(self._processes.kept.keep(name, descriptors[0]))
             case DropDescriptor(name):
                 self._processes.kept.drop(name)
                 reply("")

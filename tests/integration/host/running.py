@@ -112,14 +112,14 @@ def gone(pid: int, limit: float = 10) -> bool:
 
 
 @contextmanager
-def host(directory: Path, **settings: Any) -> Iterator[RunningHost]:
+def host(directory: Path, agent: str = TRIVIAL, /, **settings: Any) -> Iterator[RunningHost]:
     config = HostConfig(
         state=str(directory / "state"),
         run=str(directory / "run"),
         **{"address": "127.0.0.1", "hostname": "one", **settings},
     )
     directory.mkdir(exist_ok=True)
-    running = RunningHost(config)
+    running = RunningHost(config, agent=agent)
     try:
         yield running
     finally:
