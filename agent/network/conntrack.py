@@ -56,7 +56,7 @@ def forget_stale(channel: Channel, backends: Mapping[int, Collection[tuple[str, 
 
 def forget_flows(channel: Channel, lost: Collection[tuple[str, str]]) -> int:
     """Forget UDP flows and pings from these asked addresses to these that answer, any port."""
-    if not _count(channel):
+    if not count_flows(channel):
         return 0
     return sum(
         _forget(channel, family, lambda flow: (flow.asked, flow.target[0]) in lost)
@@ -65,7 +65,7 @@ def forget_flows(channel: Channel, lost: Collection[tuple[str, str]]) -> int:
     )
 
 
-def _count(channel: Channel) -> int:
+def count_flows(channel: Channel) -> int:
     """Of the namespace's flows. A dump walks the whole machine's table, some milliseconds."""
     answer = channel.get(_GET_STATISTICS, struct.pack("=BBH", 0, 0, 0))
     return int.from_bytes(attributes(answer.body, 4).get(1, b""), "big")

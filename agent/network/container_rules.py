@@ -21,11 +21,13 @@ from agent.network.balancing import (
     Move,
     Placed,
     changes,
+    family,
     moved,
     moves,
+    packed,
     placed_from,
 )
-from agent.network.conntrack import forget_flows
+from agent.network.conntrack import count_flows, forget_flows
 from agent.network.netlink import Channel, Request
 from agent.network.vip_rules import Family, Pick
 
@@ -50,6 +52,7 @@ class ContainerRules:
         self._channel = channel
         self._table: _Table | None = None
         self._generation = 0
+        self._flows_noted = True
 
     def change(self, wanted: Mapping[str, Backends | None]) -> None:
         """Have these virtual IPs lead where they should (None: nowhere); others stay.
@@ -100,6 +103,8 @@ class ContainerRules:
                     raise
                 continue  # somebody changes rules at this moment
             self._table = after
+            if found is None:  # what was noted before is gone
+                self._flows_noted = count_flows(self._channel) == 0
             self._forget(todo)
             return
         raise OSError(errno.EAGAIN, "a container's rules change all the time")
@@ -134,9 +139,21 @@ class ContainerRules:
             self._generation += 1
 
     def _forget(self, done: Iterable[Move]) -> None:
-        lost = {pair for move in done for pair in move.lost()}
+        """Have flows without connection leave the backends that are gone.
+
+        Finding them is dear (`conntrack`), so only where there may be some.
+        """
+        lost = [pair for move in done for pair in move.lost()]
+        if self._flows_noted:
+            asked = {address for address, _ in lost}
+            loose = {address for address in asked if self._is_loose(address)}
+            lost = [pair for pair in lost if pair[0] in loose]
         if lost:
-            forget_flows(self._channel, lost)
+            forget_flows(self._channel, set(lost))
+
+    def _is_loose(self, address: str) -> bool:
+        name = vip_rules.FAMILIES[family(address)].loose
+        return nft.has_element(self._channel, vip_rules.TABLE, name, packed(address))
 
     def _read(self) -> _Table | None:
         """What is there; None unless all of it is as we would make it."""

@@ -39,7 +39,7 @@ _END = Request("end of the transaction", _END_KIND, 0, _BATCH)
 ACCEPT = 1
 _GOTO = -4
 _REGISTER_VERDICT, _REGISTER, _REGISTER_32 = 0, 1, 8
-_MAP = 0x8
+_MAP, _EVALUATED = 0x8, 0x20
 MARK = 19
 """The type of a number in the machine's own order; others are the network's."""
 _VERDICT_TYPE = 0xFFFFFF00
@@ -116,6 +116,11 @@ def flush_chain(table: str, chain: str) -> Request:
 def add_set(table: str, name: str, number: int, key: tuple[int, int]) -> Request:
     """A set; `key` is type and length."""
     return _add_set(table, name, number, key, b"", flags=0)
+
+
+def add_written_set(table: str, name: str, number: int, key: tuple[int, int]) -> Request:
+    """A set that rules add to."""
+    return _add_set(table, name, number, key, b"", flags=_EVALUATED)
 
 
 def add_map(
@@ -248,6 +253,11 @@ def _compare(operator: int, data: bytes) -> bytes:
     return _expression("cmp", _number(1, _REGISTER), _number(2, operator), wanted)
 
 
+def remember(name: str) -> bytes:
+    """Add the register's content to a set."""
+    return _expression("dynset", text(1, name), _number(3, 0), _number(4, _REGISTER))
+
+
 def translate(name: str) -> bytes:
     """Replace the register's content by what the map has for it, go on if it has."""
     return _expression("lookup", text(1, name), _number(2, _REGISTER), _number(3, _REGISTER))
@@ -324,6 +334,18 @@ def read_elements(channel: Channel, table: str, name: str) -> list[Element]:
     for message in channel.dump(_GET_ELEMENT, _NFGENMSG + text(1, table) + text(2, name)):
         found += _elements_of(message)
     return found
+
+
+def has_element(channel: Channel, table: str, name: str, key: bytes) -> bool:
+    """Whether a set has a key."""
+    listed = nested(3, nested(1, nested(1, attribute(1, key))))
+    try:
+        channel.get(_GET_ELEMENT, _NFGENMSG + text(1, table) + text(2, name) + listed)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
 
 
 def _elements_of(message: Message) -> Iterator[Element]:

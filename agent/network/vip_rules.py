@@ -5,7 +5,9 @@
     map picks4    { type mark : verdict }             half and number : goto pick4_0_3
     map backends4 { type ipv4_addr . mark : ipv4_addr }     virtual IP . number : backend
     chain out     { type nat hook output priority -100; ip daddr @virtual4 goto choose4 }
-    chain choose4 { ct mark set ip daddr map @sizes4; ct mark vmap @picks4 }
+    set loose4    { type ipv4_addr; flags dynamic }   virtual IPs asked by other than TCP
+    chain choose4 { meta l4proto != tcp add @loose4 { ip daddr };
+                    ct mark set ip daddr map @sizes4; ct mark vmap @picks4 }
     chain pick4_0_3 { ct mark set numgen random mod 3;
                       dnat ip to ip daddr . ct mark map @backends4 }
     chain guard   { type filter hook output priority 0; ct status dnat accept;
@@ -61,6 +63,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         return f"virtual{self.number}"
 
     @property
+    def loose(self) -> str:
+        """The set of those that flows without connection went to."""
+        return f"loose{self.number}"
+
+    @property
     def choose(self) -> str:
         """The chain for all virtual IPs."""
         return f"choose{self.number}"
@@ -100,6 +107,7 @@ def replacement(placed: Sequence[Placed]) -> list[Request]:
             nft.add_map(TABLE, each.backends, base + 1, both, address),
             nft.add_verdict_map(TABLE, each.picks, base + 2, mark),
             nft.add_set(TABLE, each.virtual, base + 3, address),
+            nft.add_written_set(TABLE, each.loose, base + 4, address),
             nft.add_chain(TABLE, each.choose),
         ]
     requests += [
@@ -234,6 +242,8 @@ def _fixed_rules() -> Iterator[tuple[str, list[bytes]]]:
         virtual = [*_destination(each), nft.member(each.virtual)]
         yield _OUT, [*virtual, nft.goto_chain(each.choose)]
         yield _GUARD, [*virtual, nft.goto_chain(_REFUSE)]
+        loose = [nft.load_protocol(), nft.differs(bytes([socket.IPPROTO_TCP]))]
+        yield each.choose, [*loose, *_destination(each), nft.remember(each.loose)]
         yield each.choose, [*_destination(each), nft.translate(each.sizes), nft.set_ct_mark()]
         yield each.choose, [nft.load_ct_mark(), nft.decide(each.picks)]
 

@@ -42,6 +42,7 @@ elements = { 10.97.1.1 . 0x00000000 : 10.97.0.2, 10.97.1.1 . 0x00000001 : 10.97.
 """
 CHOICE = """
 chain choose4 {
+meta l4proto != tcp add @loose4 { ip daddr }
 ct mark set ip daddr map @sizes4
 ct mark vmap @picks4
 }
@@ -159,6 +160,22 @@ async def test_udp_and_ping_leave_a_removed_backend(made: ContainerRules) -> Non
                     )
                 assert await ask_datagram(steady) == "two"
                 assert ping(pinger)
+
+
+async def test_udp_leaves_a_removed_backend_after_a_restart_and_a_repair(
+    made: ContainerRules, inside_client: Channel
+) -> None:
+    made.make({VIP: backends("one")})
+    async with serving("one", "two"):
+        with datagrams_to("client", VIP) as steady:
+            assert await ask_datagram(steady) == "one"
+            later = ContainerRules("c", inside_client)
+            later.make({VIP: backends("two")})
+            assert await ask_datagram(steady) == "two"
+            run("client", "nft", "flush", "ruleset")
+            assert later.repair(lambda: {VIP: backends("two")})
+            later.change({VIP: backends("one")})
+            assert await ask_datagram(steady) == "one"
 
 
 async def test_what_an_earlier_run_left_is_taken_over(
