@@ -29,8 +29,9 @@ class NodeTotals(msgspec.Struct, kw_only=True, gc=False):
     """What the tasks on a node take together, kept by difference; for readers, never written.
 
     Counted is every task assigned to the node that is desired to run and has not ended: its
-    reservations, its number (all, by service), its host-mode ports as (protocol, port), units
-    of discrete generic resources and names of named ones.
+    reservations and its number (all, by service). One that is only stopping yet still holds
+    what two cannot have: host-mode ports as (protocol, port), units of discrete generic
+    resources and names of named ones.
     """
 
     nano_cpus: int = 0

@@ -253,7 +253,7 @@ class Tables:
         return own
 
     def _count(self, task: Task, sign: int) -> None:
-        if task.node_id is None or task.ended or not task.wanted:
+        if task.node_id is None or task.ended or task.status.state < TaskState.ASSIGNED:
             return
         own = self._totals.get(task.node_id)
         if own is None:
@@ -304,12 +304,19 @@ def _copy(totals: NodeTotals) -> NodeTotals:
 
 def add_task(totals: NodeTotals, task: Task, sign: int) -> None:
     """Add a task to totals (sign 1) or take it out (sign -1)."""
+    _add_exclusive(totals, task, sign)
+    if not task.wanted:
+        return
     totals.tasks += sign
     bump(totals.by_service, task.service_id, sign)
     resources = task.spec.resources
     if resources is not None and resources.reservations is not None:
         totals.nano_cpus += sign * resources.reservations.nano_cpus
         totals.memory_bytes += sign * resources.reservations.memory_bytes
+
+
+def _add_exclusive(totals: NodeTotals, task: Task, sign: int) -> None:
+    """What no other task may have before this one has ended."""
     for generic in task.generic_resources:
         if generic.discrete_resource_spec is not None:
             discrete = generic.discrete_resource_spec
