@@ -88,7 +88,7 @@ class Founder:
         cluster = self._cluster(request, cluster_id, root, etcd_root, Sealer(data_key))
         node = self._node(request, node_id, f"{status.member:x}")
         ingress = ingress_network(NetworkID(self._ids.new()), cluster, now)
-        await _write(kv, (cluster, node, ingress))
+        await _write(kv, self._ids, (cluster, node, ingress))
         key = new_key_pem()
         identity = identity_of(
             key_pem=key,
@@ -145,9 +145,9 @@ class Founder:
         )
 
 
-async def _write(kv: KV, objects: Sequence[Cluster | Node | Network]) -> None:
+async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Network]) -> None:
     group = Group(tuple(Create(thing) for thing in objects), "cluster founded")
-    outcome = await Commit(kv, Memory()).commit([group])
+    outcome = await Commit(kv, Memory(), ids).commit([group])
     if outcome.clashed:
         raise FailedPrecondition("the store of this host holds a cluster already")
 

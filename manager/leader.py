@@ -70,7 +70,7 @@ class Leadership:
     async def _lead(self, epoch: int) -> None:
         """All that only the leader does; cancelled when it no longer is."""
         await self._memory.reached(epoch)
-        commit = Commit(self._kv, self._memory, (LEADER_KEY, epoch))
+        commit = Commit(self._kv, self._memory, self._ids, (LEADER_KEY, epoch))
         loop = ControlLoop(TABLE, self._memory, commit, self._clock, self._ids)
         demotions = Demotions(self._memory, self._roster)
         async with asyncio.TaskGroup() as group:

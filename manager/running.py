@@ -77,7 +77,7 @@ class RunningManager:
         self.kv = kv
         self.memory = Memory()
         self.barrier = Barrier(kv, self.memory.reached)
-        self.commit = Commit(kv, self.memory)
+        self.commit = Commit(kv, self.memory, ids)
         self.sealer = Sealer(data_key)
         self.feed = Feed(kv, self.memory, chance)
         self.authorities = Authorities(self.memory, self.sealer)

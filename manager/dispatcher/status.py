@@ -8,6 +8,7 @@ acknowledged once it is stored or known to be of no use.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,6 +18,7 @@ from manager.store.commit import Prepared, write
 from manager.store.keys import object_key, session_key, status_key
 from manager.store.kv import KV, ModRevisionIs, Put
 from manager.store.memory import Memory
+from manager.store.mutation import attempt
 from shoal.model.errors import Unavailable
 from shoal.model.ids import NodeID, TaskID
 from shoal.model.objects import TaskStatus
@@ -44,7 +46,7 @@ class StatusWriter:
     """Takes reports from all sessions of this manager."""
 
     def __init__(self, kv: KV, memory: Memory) -> None:
-        self._kv = kv
+        self._send = partial(attempt, kv)
         self._memory = memory
         self._waiting: list[_Waiting] = []
         self._woken = asyncio.Event()
@@ -75,7 +77,7 @@ class StatusWriter:
             if not usable:
                 return
             try:
-                outcome = await write(self._kv, (), usable)
+                outcome = await write(self._send, (), usable)
             except Unavailable as error:
                 _log.warning("statuses not stored yet", reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -100,11 +102,15 @@ class StatusWriter:
         if report.status.state < task.status.state or report.status == task.status:
             return None
         guard = session_key(report.node).encode()
+        key = status_key(report.task)
+        stored = self._memory.part(key)
         return Prepared(
             (position,),
             [
                 ModRevisionIs(guard, report.session_revision),
                 ModRevisionIs(object_key(task).encode(), task.guard),
+                # A write given up and done late must not put an older report over a newer one.
+                ModRevisionIs(key.encode(), stored.revision if stored is not None else 0),
             ],
-            [Put(status_key(report.task).encode(), encode(report.status))],
+            [Put(key.encode(), encode(report.status))],
         )

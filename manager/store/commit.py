@@ -6,10 +6,12 @@ that is taken must be free, each object that is referred to must exist, each obj
 deleted must not be referred to; the leader's writes also compare the epoch. Groups are packed
 into transactions by operations and bytes, never split. Any prefix of the groups is a correct
 state. When a transaction clashes its groups are tried in halves, so that only the clashing ones
-are decided again.
+are decided again. What became of each transaction is always found out (`mutation`).
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
@@ -22,22 +24,32 @@ from manager.store.kv import (
     DeleteRange,
     ModRevisionIs,
     Op,
+    OutcomeUnknown,
     Prefix,
     Put,
+    Selector,
+    TxnResult,
 )
 from manager.store.memory import Memory
+from manager.store.mutation import Mutations
 from shoal.model.changes import Change, Create, Delete, Group
+from shoal.model.errors import Unavailable
+from shoal.model.ids import IdSource
 from shoal.model.objects import Config, Network, Node, Secret, Service, StoredObject, Task
 
 # etcd's default limit of 128 operations counts compares and operations of one branch apart;
 # these stay well below the limits that our own members run with (DESIGN rule 8).
 MAX_OPS = 2000
 MAX_BYTES = 1_500_000
+KNOWN_SECONDS = 5.0  # how long a user waits to be told what became of a write
 NEVER = 1 << 62  # a revision that no key has: the compare fails
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of a commit: its revision, and the groups (by position) that clashed."""
+    """What became of a commit: its revision, and the groups (by position) not written.
+
+    Those clashed, or the store took no more after the others.
+    """
 
     revision: int
     clashed: frozenset[int] = frozenset()
@@ -66,26 +78,32 @@ class Commit:
     Args:
         kv: the store.
         memory: the fed copy that the changes were decided on.
+        ids: for the ids of transactions (`mutation`).
         epoch: (leader key, its create revision) that must still hold, None for users' writes.
     """
 
-    def __init__(self, kv: KV, memory: Memory, epoch: tuple[bytes, int] | None = None) -> None:
-        self._kv = kv
+    def __init__(
+        self, kv: KV, memory: Memory, ids: IdSource, epoch: tuple[bytes, int] | None = None
+    ) -> None:
         self._memory = memory
+        self._mutations = Mutations(kv, ids)
         self._fence: list[Compare] = (
             [CreateRevisionIs(epoch[0], epoch[1])] if epoch is not None else []
         )
 
-    async def commit(self, groups: Sequence[Group], mutation: Put | None = None) -> Outcome:
-        """Write the groups in order; `mutation` is put in the same transaction as the first.
+    async def commit(self, groups: Sequence[Group]) -> Outcome:
+        """Write the groups in order.
 
-        Raises `Unavailable` where nothing, or not everything, is known to be written: memory
-        shows after a barrier what was. A lost epoch shows as a clash of every group.
+        Raises `Unavailable` where nothing was written and nothing will be. A lost epoch shows
+        as a clash of every group. For a leader it takes as long as it takes to know, since its
+        next decision must not be made without; for others `OutcomeUnknown` ends it.
         """
         prepared = [self._prepare(where, changes) for where, changes in merge(groups)]
-        if mutation is not None:
-            prepared[0].ops.append(mutation)
-        return await write(self._kv, self._fence, prepared)
+        try:
+            async with asyncio.timeout(None if self._fence else KNOWN_SECONDS):
+                return await write(self._mutations.txn, self._fence, prepared)
+        except TimeoutError as error:
+            raise OutcomeUnknown(f"no answer within {KNOWN_SECONDS:g} s") from error
 
     def _prepare(self, origins: tuple[int, ...], changes: Iterable[Change]) -> Prepared:
         prepared = Prepared(origins, [], [])
@@ -127,30 +145,39 @@ class Commit:
                 yield ModRevisionIs(key.encode(), part.revision if part is not None else NEVER)
 
 
-async def write(kv: KV, fence: Sequence[Compare], prepared: Sequence[Prepared]) -> Outcome:
-    """Write prepared groups in as few transactions as the limits allow; find what clashed."""
+Send = Callable[[tuple[Compare, ...], tuple[Op, ...]], Awaitable[TxnResult]]
+"""How a transaction is sent: `Mutations.txn`, or `attempt` for writes that may come twice."""
+
+
+async def write(send: Send, fence: Sequence[Compare], prepared: Sequence[Prepared]) -> Outcome:
+    """Write prepared groups in as few transactions as the limits allow; find what clashed.
+
+    A batch that clashes is written in halves. What the store does not take once something has
+    been written counts as clashed; before that, `Unavailable` is the caller's.
+    """
+    waiting = deque(_batches(prepared))
     revision = 0
+    written = False
     clashed: set[int] = set()
-    for batch in _batches(prepared):
-        revision = max(revision, await _write(kv, fence, batch, clashed))
+    while waiting:
+        batch = waiting.popleft()
+        compares = (*fence, *(c for one in batch for c in one.compares))
+        try:
+            result = await send(compares, tuple(op for one in batch for op in one.ops))
+        except Unavailable:
+            if not written:
+                raise
+            clashed.update(o for rest in (batch, *waiting) for one in rest for o in one.origins)
+            break
+        revision = max(revision, result.revision)
+        if result.succeeded:
+            written = True
+        elif len(batch) == 1:
+            clashed.update(batch[0].origins)
+        else:
+            middle = len(batch) // 2
+            waiting.extendleft((batch[middle:], batch[:middle]))
     return Outcome(revision, frozenset(clashed))
-
-
-async def _write(
-    kv: KV, fence: Sequence[Compare], batch: Sequence[Prepared], clashed: set[int]
-) -> int:
-    """Write the batch or, if it clashes, its halves; the revision of what was written."""
-    compares = [*fence, *(c for one in batch for c in one.compares)]
-    ops = [op for one in batch for op in one.ops]
-    result = await kv.txn(tuple(compares), tuple(ops))
-    if result.succeeded:
-        return result.revision
-    if len(batch) == 1:
-        clashed.update(batch[0].origins)
-        return result.revision
-    middle = len(batch) // 2
-    first = await _write(kv, fence, batch[:middle], clashed)
-    return max(first, await _write(kv, fence, batch[middle:], clashed))
 
 
 def merge(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[Change, ...]]]:
@@ -221,14 +248,22 @@ def _unreferred(thing: StoredObject) -> Iterable[Compare]:
 
 
 def _batches(prepared: Sequence[Prepared]) -> Iterable[list[Prepared]]:
+    """Groups together up to the limits; etcd takes no key twice in one transaction.
+
+    A key is shared where one object lets go of a guard key and another takes it.
+    """
     batch: list[Prepared] = []
     count = size = 0
+    touched: set[Selector] = set()
     for group in prepared:
-        if batch and (count + group.count > MAX_OPS or size + group.size > MAX_BYTES):
+        keys_of = {op.key if isinstance(op, Put) else op.select for op in group.ops}
+        full = count + group.count > MAX_OPS or size + group.size > MAX_BYTES
+        if batch and (full or not touched.isdisjoint(keys_of)):
             yield batch
-            batch, count, size = [], 0, 0
+            batch, count, size, touched = [], 0, 0, set()
         batch.append(group)
         count += group.count
         size += group.size
+        touched |= keys_of
     if batch:
         yield batch

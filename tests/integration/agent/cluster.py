@@ -69,7 +69,7 @@ class Lab:
         )
 
     async def commit(self, *changes: Change) -> None:
-        committer = Commit(self.etcd.client(), self.memory)
+        committer = Commit(self.etcd.client(), self.memory, SystemIds())
         outcome = await committer.commit([Group(tuple(changes))])
         assert not outcome.clashed, outcome
         await self.memory.reached(outcome.revision)

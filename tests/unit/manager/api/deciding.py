@@ -10,7 +10,7 @@ from manager.store import keys
 from manager.store.codec import encode
 from manager.store.commit import Commit
 from manager.store.kv import Put
-from shoal.common.entropy import SeededIds
+from shoal.common.entropy import SeededIds, SystemIds
 from shoal.model.objects import Task, TaskStatus
 from shoal.model.states import TaskState
 from tests.unit.manager.api.serving import Cell
@@ -23,7 +23,7 @@ ROWS = tuple(row for row in TABLE if row.name != "node health")
 @asynccontextmanager
 async def deciding(cell: Cell) -> AsyncIterator[None]:
     """The leader's loop, while this lasts."""
-    commit = Commit(cell.kv, cell.memory)
+    commit = Commit(cell.kv, cell.memory, SystemIds())
     loop = ControlLoop(ROWS, cell.memory, commit, cell.clock, SeededIds(9))
     async with asyncio.TaskGroup() as group:
         running = group.create_task(loop.run())

@@ -30,7 +30,7 @@ from manager.store.simulated import SimulatedEtcd, SimulatedKV
 from shoal.common.clock import SystemClock
 from shoal.common.engine_http.router import Router
 from shoal.common.engine_http.server import EngineServer
-from shoal.common.entropy import SeededIds, random_bytes
+from shoal.common.entropy import SeededIds, SystemIds, random_bytes
 from shoal.model.changes import Change, Create, Group
 from shoal.model.errors import Unavailable
 from shoal.model.ids import ClusterID, NetworkID, NodeID
@@ -108,7 +108,7 @@ class Cell:
 
     async def write(self, *changes: Change) -> None:
         """What the leader would write."""
-        outcome = await Commit(self.kv, self.memory).commit([Group(changes)])
+        outcome = await Commit(self.kv, self.memory, SystemIds()).commit([Group(changes)])
         assert not outcome.clashed
         await self.memory.reached(outcome.revision)
 
@@ -148,7 +148,7 @@ async def _found(made: Cell) -> None:
     nodes = [node_of(ME, manager=True), node_of(MANAGER2, manager=True), node_of(WORKER)]
     ingress = ingress_network(NetworkID("i" * 25), cluster, now)
     things: Sequence[Object] = [cluster, ingress, *nodes]
-    await Commit(made.kv, Memory()).commit(
+    await Commit(made.kv, Memory(), SystemIds()).commit(
         [Group(tuple(Create(thing) for thing in things))]  # type: ignore[arg-type]
     )
     for node in nodes:
