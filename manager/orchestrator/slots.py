@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from manager.view import View
-from shoal.model.constraints import first_unmet, parse_all
+from shoal.model.constraints import first_unmet, parse_all, unconstrained
 from shoal.model.defaults import endpoint_of, restart_rule
 from shoal.model.errors import InvalidArgument
 from shoal.model.objects import Node, Service, Task
 from shoal.model.spec.service import ServiceSpec
-from shoal.model.spec.task import Placement, TaskSpec
 from shoal.model.states import Availability, NodeState, RestartCondition, TaskState
 
 Cell = tuple[int, str]
@@ -161,10 +160,4 @@ def compare(old: ServiceSpec, new: ServiceSpec) -> tuple[bool, bool]:
     before, after = old.task_template, new.task_template
     if before == after:
         return True, True
-    return False, _without_constraints(before) == _without_constraints(after)
-
-
-def _without_constraints(template: TaskSpec) -> TaskSpec:
-    placement = template.placement if template.placement is not None else Placement()
-    bare = msgspec.structs.replace(placement, constraints=())
-    return msgspec.structs.replace(template, placement=bare)
+    return False, unconstrained(before) == unconstrained(after)

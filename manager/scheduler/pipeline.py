@@ -18,7 +18,7 @@ from manager.scheduler.nodeinfo import Load
 from shoal.model.objects import Node
 
 ENOUGH = 500
-"""Feasible nodes after which no further ones are looked at."""
+"""Feasible nodes after which no further ones are looked at, until these are used up."""
 
 
 def needed(demand: Demand) -> tuple[Filter, ...]:
@@ -49,14 +49,13 @@ def explain(refusals: Sequence[str]) -> str:
     """All refusals in one sentence with counts, the most frequent first.
 
     >>> explain(["node is down", "not enough memory", "not enough memory"])
-    'no suitable node (2 of 3 nodes: not enough memory; 1 of 3 nodes: node is down)'
+    'no suitable node (2 of 3: not enough memory; 1 of 3: node is down)'
     """
     if not refusals:
         return "no suitable node (the cluster has no nodes)"
     counts: dict[str, int] = {}
     for sentence in refusals:
         counts[sentence] = counts.get(sentence, 0) + 1
-    total = f"{len(refusals)} node{'s' if len(refusals) > 1 else ''}"
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    parts = [f"{count} of {total}: {sentence}" for sentence, count in ranked]
+    parts = [f"{count} of {len(refusals)}: {sentence}" for sentence, count in ranked]
     return f"no suitable node ({'; '.join(parts)})"

@@ -5,8 +5,9 @@ placed by the spread tree. Tasks of global services come with their node, which 
 A task that finds no node stays PENDING and says why, with counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import chain, filterfalse, islice
 from zlib import crc32
 
 import msgspec
@@ -17,6 +18,7 @@ from manager.scheduler.pipeline import ENOUGH, explain, needed, refusal
 from manager.scheduler.spread import Rank, Tree, levels
 from manager.view import View
 from shoal.model.changes import NOTHING, Decision, Group, Update
+from shoal.model.constraints import unconstrained
 from shoal.model.ids import IdSource, NodeID, ServiceID
 from shoal.model.objects import Node, Task, TaskStatus
 from shoal.model.resources import assign
@@ -96,25 +98,36 @@ class Pass:
         filters: Sequence[Filter],
         copies: dict[NodeID, int],
     ) -> Iterable[Group]:
-        tree, refusals = self._feasible(tasks[0], demand, filters)
+        readers = levels(tasks[0].spec.placement)
+        tree = Tree(readers, self._rank(tasks[0]))
+        if readers:
+            service = tasks[0].service_id
+            tree.count((node, self._load.tasks_of(node.id, service)) for node in self._nodes)
+        asked = _from(self._nodes, tasks[0])
+        enough = len(self._nodes) if readers else ENOUGH
+        refusals: list[str] = []
+
+        def refused(node: Node) -> bool:
+            sentence = refusal(demand, node, self._load, filters)
+            if sentence is not None:
+                refusals.append(sentence)
+            return sentence is not None
+
         for task in tasks:
             node = tree.take()
+            if node is None:
+                tree.fill(list(islice(filterfalse(refused, asked), enough)))
+                node = tree.take()
             if node is None:
                 yield from self._wait(task, explain(refusals))
                 continue
             yield self._assign(task, node, demand, copies)
             tree.placed(node)
-            refused = refusal(demand, node, self._load, filters)
-            if refused is None:
+            if not refused(node):
                 tree.offer(node)
-            else:
-                refusals.append(refused)
 
-    def _feasible(
-        self, task: Task, demand: Demand, filters: Sequence[Filter]
-    ) -> tuple[Tree, list[str]]:
-        """The nodes that may take a task of this group, and why the others may not."""
-        readers = levels(task.spec.placement)
+    def _rank(self, task: Task) -> Callable[[Node], Rank]:
+        """The order of nodes for a task's group, the best first."""
         faults = self._faults(task)
         load, service = self._load, task.service_id
 
@@ -127,22 +140,7 @@ class Pass:
                 node.id,
             )
 
-        tree = Tree(readers, rank)
-        refusals: list[str] = []
-        feasible: list[Node] = []
-        enough = len(self._nodes) if readers else ENOUGH
-        for node in _from(self._nodes, task):
-            refused = refusal(demand, node, load, filters)
-            if refused is not None:
-                refusals.append(refused)
-                continue
-            feasible.append(node)
-            if len(feasible) >= enough:
-                break
-        if readers:
-            tree.count((node, load.tasks_of(node.id, service)) for node in self._nodes)
-        tree.fill(feasible)
-        return tree, refusals
+        return rank
 
     def _faults(self, task: Task) -> dict[NodeID, int]:
         """Recent failures of this version of the service by node."""
@@ -194,25 +192,29 @@ class Pass:
         yield Group((Update(changed),), reason=why)
 
 
-def _from(nodes: Sequence[Node], task: Task) -> Iterable[Node]:
+def _from(nodes: Sequence[Node], task: Task) -> Iterator[Node]:
     """All nodes, from a place that differs by group, so that stopping early favours none."""
-    if len(nodes) <= ENOUGH:
-        return nodes
-    start = crc32(task.id.encode()) % len(nodes)
-    return (*nodes[start:], *nodes[:start])
+    start = crc32(task.id.encode()) % len(nodes) if len(nodes) > ENOUGH else 0
+    return chain(islice(nodes, start, None), islice(nodes, start))
 
 
 def _copies(view: View, task: Task) -> dict[NodeID, int]:
-    """The service's tasks made of the same template, by node."""
+    """The service's tasks made of the same template, by node.
+
+    Those of another one are being replaced, and must not keep their successors out; those that
+    differ in constraints alone stay where they fit.
+    """
     found: dict[NodeID, int] = {}
-    template = task.service_spec.task_template
+    template = unconstrained(task.spec)
+    same: dict[int, bool] = {}
     for other in view.tasks_of_service(task.service_id):
-        if (
-            other.node_id is not None
-            and other.status.state >= TaskState.ASSIGNED
-            and other.wanted
-            and not other.ended
-            and other.service_spec.task_template == template
-        ):
+        if other.node_id is None or not other.wanted or other.ended:
+            continue
+        if other.status.state < TaskState.ASSIGNED:
+            continue
+        version = other.spec_version
+        if version not in same:
+            same[version] = unconstrained(other.spec) == template
+        if same[version]:
             found[other.node_id] = found.get(other.node_id, 0) + 1
     return found

@@ -1,8 +1,8 @@
 """The spread preferences as a tree, and the order of nodes within a leaf. Pure.
 
 A task goes down the branch with the fewest tasks of its service, counted over all nodes of the
-branch that are ready, and there to the node with the fewest recent failures of the service, the
-fewest of its tasks, the fewest tasks at all.
+branch, also those that take none, and there to the node with the fewest recent failures of the
+service, the fewest of its tasks, the fewest tasks at all.
 """
 
 import heapq

@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.model.errors import InvalidArgument
 from shoal.model.objects import Node, NodeDescription
+from shoal.model.spec.task import Placement, TaskSpec
 
 _KEY = re.compile(r"[a-z_][a-z0-9\-_.]+", re.IGNORECASE)
 _VALUE = re.compile(r"[a-z0-9:\-_\s.*()?+\[\]\\^$|/]+", re.IGNORECASE)
@@ -86,6 +87,13 @@ def first_unmet(constraints: Iterable[Constraint], node: Node) -> Constraint | N
         if not matches(constraint, node):
             return constraint
     return None
+
+
+def unconstrained(template: TaskSpec) -> TaskSpec:
+    """A template less its constraints: what two have in common that differ in those alone."""
+    placement = template.placement if template.placement is not None else Placement()
+    bare = msgspec.structs.replace(placement, constraints=())
+    return msgspec.structs.replace(template, placement=bare)
 
 
 def _attribute(key: str, node: Node) -> str | None:
