@@ -14,6 +14,7 @@ from manager.orchestrator.newtask import Maker, goal
 from manager.orchestrator.slots import (
     Cell,
     age,
+    ended_by_itself,
     may_restart,
     stopping,
     unreachable,
@@ -24,7 +25,7 @@ from shoal.model.changes import NOTHING, Change, Decision, Group, Update
 from shoal.model.defaults import restart_rule, update_rule
 from shoal.model.ids import IdSource, ServiceID
 from shoal.model.objects import Task
-from shoal.model.states import Availability, RestartCondition, TaskState, UpdateOrder
+from shoal.model.states import Availability, TaskState, UpdateOrder
 
 STOP_WAIT = timedelta(minutes=1)
 
@@ -32,20 +33,22 @@ STOP_WAIT = timedelta(minutes=1)
 def heal(make: Maker, cell: Cell, tasks: Sequence[Task]) -> list[Group]:
     """What a slot that is to be kept needs now; nothing where it is well."""
     wanted = [task for task in tasks if task.wanted]
-    dead = [task for task in wanted if task.ended]
-    leaving = {
-        task.id: reason
-        for task in wanted
-        if not task.ended and (reason := why_leaving(make.view, task)) is not None
-    }
-    staying = [task for task in wanted if not task.ended and task.id not in leaving]
+    leaving = [task for task in wanted if _leaves(make.view, task)]
+    dead = [task for task in wanted if task.ended and task not in leaving]
+    staying = [task for task in wanted if not task.ended and task not in leaving]
     if not dead and not leaving and len(staying) < 2:
         return []
     if staying:
         return _tidy(make, cell, tasks, staying)
     if leaving:
-        return _move(make, cell, [task for task in wanted if task.id in leaving], dead)
+        return _move(make, cell, tasks, leaving, dead)
     return _restart(make, cell, tasks, dead)
+
+
+def _leaves(view: View, task: Task) -> bool:
+    """Whether its node cannot keep it, or went and took it along."""
+    lost = not task.ended or task.status.state is TaskState.ORPHANED
+    return lost and why_leaving(view, task) is not None
 
 
 def _tidy(
@@ -90,39 +93,45 @@ def _bury(make: Maker, cell: Cell, tasks: Sequence[Task], dead: Task) -> list[Ch
 
 
 def _move(
-    make: Maker, cell: Cell, leaving: Sequence[Task], dead: Sequence[Task]
+    make: Maker,
+    cell: Cell,
+    tasks: Sequence[Task],
+    leaving: Sequence[Task],
+    dead: Sequence[Task],
 ) -> list[Group]:
-    """A new task elsewhere, at once; the old one goes, or stays until then (start-first)."""
+    """A new task elsewhere, at once; the old one goes, or stays until then (start-first).
+
+    The restart policy has no say: nothing ended by itself. It has where what was to replace a
+    task that stays has ended, or that would be tried again as fast as it fails.
+    """
     newest = max(leaving, key=age)
     why = why_leaving(make.view, newest) or ""
-    keeps = _stays_meanwhile(make, newest)
+    kept = _stays_meanwhile(make, leaving)
     changes: list[Change] = [
         make.stop(task, why_leaving(make.view, task) or "ended")
         for task in (*leaving, *dead)
-        if not (keeps and task is newest)
+        if task is not kept
     ]
-    rule = restart_rule(newest.service_spec)
-    if not cell[1] and rule.condition is not RestartCondition.NONE:
+    ends = [t for t in tasks if kept and t.replaces == kept.id and ended_by_itself(t)]
+    if not cell[1] and (not ends or may_restart(ends[-1], tasks)):
         changes.append(
             make.create(
                 cell,
-                newest if keeps else make.followed(newest),
-                beside=keeps,
+                kept or make.followed(newest),
+                beside=kept is not None,
+                delay=restart_rule(ends[-1].service_spec).delay if ends else timedelta(),
                 reason=f"replaces task {newest.id}: {why}",
             )
         )
     return [Group(tuple(changes), reason=why)] if changes else []
 
 
-def _stays_meanwhile(make: Maker, task: Task) -> bool:
-    """On a drained node, with update order start-first, a task serves until its successor."""
-    return (
-        task.slot != 0
-        and task.status.state is TaskState.RUNNING
-        and not unreachable(make.view, task)
-        and update_rule(make.service.spec).order is UpdateOrder.START_FIRST
-        and restart_rule(task.service_spec).condition is not RestartCondition.NONE
-    )
+def _stays_meanwhile(make: Maker, leaving: Sequence[Task]) -> Task | None:
+    """What serves on a drained node until its successor does, with update order start-first."""
+    if update_rule(make.service.spec).order is not UpdateOrder.START_FIRST:
+        return None
+    serving = [task for task in leaving if task.slot and _held_back(make, task)]
+    return max(serving, key=age, default=None)
 
 
 def _restart(
