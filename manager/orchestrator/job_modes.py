@@ -18,7 +18,7 @@ from shoal.model.constraints import first_unmet
 from shoal.model.defaults import Mode, job_size, mode_of
 from shoal.model.ids import IdSource, ServiceID
 from shoal.model.objects import Task
-from shoal.model.states import Availability, NodeState, TaskState
+from shoal.model.states import NodeState, TaskState
 
 Cells = dict[Cell, list[Task]]
 
@@ -88,7 +88,6 @@ def _global(make: Maker, cells: Cells) -> Iterable[Group]:
             yield from heal(make, cell, tasks)
         elif (
             takes_new(node)
-            and node.spec.availability == Availability.ACTIVE
             and constraints is not None
             and first_unmet(constraints, node) is None
         ):

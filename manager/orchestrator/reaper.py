@@ -57,16 +57,17 @@ def _over(view: View, task: Task) -> bool:
 
 
 def _history(slot: Sequence[Task], service: Service, limit: int) -> Iterable[Task]:
-    """The slot's oldest ended tasks beyond the limit; of a job's run its result is kept."""
+    """The slot's oldest ended tasks beyond the limit.
+
+    Of a slot that is over the last end stays, or the slot would look as if it never had a task.
+    """
     if limit < 0:
         return ()
     attempts = restart_rule(service.spec).max_attempts
     keep = max(limit, attempts + 1) if attempts else limit
     alive = sum(1 for task in slot if task.wanted or not task.ended)
     over = [task for task in slot if not task.wanted and task.ended]
-    room = max(keep - alive, 0)
-    if not alive and service.spec.mode.replicated_job is None:
-        room = max(room, 1)
+    room = max(keep - alive, 0 if alive else 1)
     return over[: max(len(over) - room, 0)]
 
 
