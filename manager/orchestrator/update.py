@@ -155,8 +155,6 @@ class _Step:
         )
         groups = [self._write(changed)] if changed != stored else []
         wake = min(self._wakes(slots, waiting), default=None)
-        if not groups and not begun and wake is None:
-            return NOTHING
         return Decision(groups=(*groups, *begun), wake_at=wake)
 
     def _write(self, service: Service) -> Group:
