@@ -1,1 +1,4 @@
-"""The control loop, written once, and the table of the deciders it runs."""
+"""The control loop, written once, and the table of the deciders it runs.
+
+Design: docs/design/control-loop.md.
+"""

@@ -1,1 +1,1 @@
-"""Which node a task runs on. All pure."""
+"""Which node a task runs on. All pure. Design: docs/design/scheduler.md."""

@@ -10,7 +10,7 @@
     subnet/<subnet>                guard: the node that holds the subnet
     joined/<key digest>            guard: the node that joined with that key
     ref/<kind>/<id>/<service>      guard: that service refers to that object
-    mutation/<id>                  a write that happened, kept for ten minutes
+    mutation/<id>                  what became of a write, kept for 10 to 20 minutes
 
 Everything stands under `shoal/`, but for the key of the election, `leader`.
 """
