@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -230,3 +231,25 @@ def settled(story: Story) -> None:
     status = service.update_status
     if status is not None:
         assert status.state not in (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+
+
+ROLLOUT = UpdateConfig(parallelism=2, order="start-first", failure_action="rollback")
+
+
+@pytest.mark.parametrize("rounds", range(6))
+@pytest.mark.parametrize("image", [2, 3])
+def test_every_prefix_of_every_decision_goes_on_from_there(rounds: int, image: int) -> None:
+    """The store takes the first groups of a pass and no more, at each step of a rollout."""
+    length = kept = 0
+    while kept <= length:
+        story = Story(make_spec(replicas=3, update=ROLLOUT))
+        story.world.settle()
+        story.happen("drain", 1)
+        story.happen("image", image)
+        story.go_on(rounds)
+        length = story.world.decide(lambda position, kept=kept: position < kept)  # type: ignore[misc]
+        never(story.world.tables)
+        story.heal()
+        story.world.settle()
+        settled(story)
+        kept += 1
