@@ -3,6 +3,7 @@
 from agent.api import cluster, unbuilt
 from agent.api.cluster import Cluster
 from agent.api.containers import Containers
+from agent.api.elsewhere import ContainerRouter
 from agent.api.images import Images
 from agent.api.interactive import Interactive
 from agent.api.networks import Networks
@@ -23,7 +24,7 @@ def build(
     clock: Clock,
 ) -> Router:
     """All routes; `subnet` is that of the network `bridge`, and its gateway."""
-    router = Router()
+    router = ContainerRouter(engine.find, engine.execs.get, of_cluster)
     System(engine, images, of_cluster, host, clock).add_routes(router)
     Interactive(engine).add_routes(router)
     unbuilt.add_routes(router)

@@ -6,7 +6,8 @@ nothing of the cluster half is understood here.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,10 @@ import structlog
 from aiohttp import web
 
 from agent.swarm import JoinRequest
+from shoal.common.engine_http import relay
 from shoal.common.engine_http.call import Call
-from shoal.common.engine_http.hijack import Connection
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import Unavailable
+from shoal.model.errors import ClusterError, Unavailable
 
 _OK = 200
 ROOTS = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
@@ -32,7 +33,6 @@ WORKER = (
     " state. Please run this command on a manager node or promote the current node to a"
     " manager."
 )
-_CHUNK = 1 << 16
 _INFO_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
@@ -43,6 +43,13 @@ class Cluster(Protocol):
 
     async def serve(self, call: Call) -> web.StreamResponse:
         """Answer a request of the cluster half."""
+        ...
+
+    async def pass_on(self, call: Call, otherwise: ClusterError) -> web.StreamResponse:
+        """Have a manager answer for the host that has what is meant.
+
+        `otherwise` is raised where this host is no manager.
+        """
         ...
 
     async def swarm_info(self) -> Mapping[str, Any]:
@@ -97,6 +104,11 @@ class Gateway:
             return await pipe(call, self._socket)
         raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
 
+    async def pass_on(self, call: Call, otherwise: ClusterError) -> web.StreamResponse:
+        if not self._membership.section()["ControlAvailable"]:
+            raise otherwise
+        return await pipe_stream(call, self._socket)
+
     async def swarm_info(self) -> Mapping[str, Any]:
         section = self._membership.section()
         if not section["ControlAvailable"]:
@@ -133,8 +145,30 @@ def add_routes(router: Router, cluster: Cluster) -> None:
 
 
 async def pipe(call: Call, path: Path) -> web.StreamResponse:
-    """Hand the request to another server of the API, and its answer back, byte for byte."""
+    """Hand a request with a small body to another server of the API, and its answer back."""
     body = await call.raw_body()
+    async with _connected(path) as (reader, writer):
+        writer.write(_head(call, len(body)) + body)
+        return await _answered(call, reader, writer)
+
+
+async def pipe_stream(call: Call, path: Path) -> web.StreamResponse:
+    """The same for a body of any size, which the other end judges."""
+    async with _connected(path) as (reader, writer):
+        lines = [f"{call.request.method} {relay.target(call)} HTTP/1.1", "Host: docker"]
+        lines += [f"{name}: {value}" for name, value in relay.headers(call).items()]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape"))
+        try:
+            await relay.send_body(call, writer)
+        except ConnectionError:
+            log.debug("the manager answers before the whole body is there")
+        return await _answered(call, reader, writer)
+
+
+@asynccontextmanager
+async def _connected(
+    path: Path,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     try:
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError as error:
@@ -142,12 +176,18 @@ async def pipe(call: Call, path: Path) -> web.StreamResponse:
             "the manager of this host does not answer; try again in a moment", retry_after=1
         ) from error
     try:
-        writer.write(_head(call, len(body)) + body)
-        connection = call.take_over()
-        await _splice(connection, reader, writer, upgraded=call.wants_upgrade)
-        return connection.close()
+        yield reader, writer
     finally:
         writer.close()
+
+
+async def _answered(
+    call: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> web.StreamResponse:
+    client = call.take_over()
+    manager = relay.Plain(reader, writer)
+    await relay.both_ways(client, manager, upgraded=call.wants_upgrade)
+    return client.close()
 
 
 def _head(call: Call, length: int) -> bytes:
@@ -161,31 +201,3 @@ def _head(call: Call, length: int) -> bytes:
         lines.append(f"Content-Length: {length}")
     lines += [f"{k}: {v}" for k, v in request.headers.items() if k.lower() not in skipped]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
-
-
-async def _splice(
-    client: Connection,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    *,
-    upgraded: bool,
-) -> None:
-    async with asyncio.TaskGroup() as group:
-        upstream = group.create_task(_forward(client, writer, upgraded=upgraded))
-        try:
-            while data := await reader.read(_CHUNK):
-                await client.write(data)
-        except ConnectionError:
-            pass  # one side is gone; nothing is left to forward
-        upstream.cancel()
-
-
-async def _forward(client: Connection, writer: asyncio.StreamWriter, *, upgraded: bool) -> None:
-    try:
-        while data := await client.read():
-            writer.write(data)
-            await writer.drain()
-        if upgraded and writer.can_write_eof():
-            writer.write_eof()
-    except ConnectionError:
-        return  # the manager is gone; the other direction ends by itself

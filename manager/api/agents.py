@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from msgspec import Struct
 
-from manager.api.backend import HOP, AgentDoor, Line
+from manager.api.backend import AgentDoor, Line
+from shoal.common.engine_http.hop import HOP
 from shoal.model.errors import Unavailable
 from shoal.model.ids import NodeID
 

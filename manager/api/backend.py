@@ -17,9 +17,6 @@ from shoal.model.ids import NodeID
 LOCAL_READ = "X-Shoal-Read"
 """With the value `local` a request is answered from this manager's memory as it is."""
 
-HOP = "X-Shoal-Hop"
-"""On every request that a manager passes on to an agent: it must not be passed on again."""
-
 
 class Line(Struct, frozen=True):
     """An open connection to an agent's Engine API, nothing said on it yet."""

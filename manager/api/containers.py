@@ -7,16 +7,16 @@ this host asks here only for what it does not have itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import web
-from multidict import CIMultiDict
 
 from manager.api.agents import ask, read_head, request_head
-from manager.api.backend import HOP, Backend, Line
+from manager.api.backend import Backend
 from manager.store.memory import Memory
-from shoal.common.engine_http.call import Call, RawConnection
+from shoal.common.engine_http import relay
+from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.hop import HOP
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import ClusterError, NotFound, Unavailable
 from shoal.model.ids import NodeID
@@ -25,9 +25,7 @@ from shoal.model.states import NodeState
 _log = structlog.get_logger(__name__)
 
 SEARCH_SECONDS = 3.0
-_PIECE = 64 * 1024
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
-_OURS = {"host", "connection", "content-length", "transfer-encoding", "expect", HOP.lower()}
 
 
 class ContainerHandlers:
@@ -90,13 +88,14 @@ class ContainerHandlers:
     async def _pass_on(self, call: Call, node: NodeID) -> web.StreamResponse:
         line = await self._backend.door.open(node)
         try:
-            head = request_head(call.request.method, _target(call), _headers(call))
+            head = request_head(call.request.method, relay.target(call), relay.headers(call))
             line.writer.write(head)
-            await _send_body(call, line)
+            await relay.send_body(call, line.writer)
             answer = await read_head(line, node)
             client = call.take_over()
             client.send_head(answer.raw)
-            await _both_ways(client, line)
+            agent = relay.Pieces(line.reader, line.writer)
+            await relay.both_ways(client, agent, upgraded=call.wants_upgrade)
             return client.close()
         except OSError as error:
             raise Unavailable(f"the connection to node {node} broke: {error}") from error
@@ -123,63 +122,3 @@ def _refuse_hop(call: Call, what: str) -> None:
     """A request that came through a manager already is not passed on again."""
     if HOP in call.request.headers:
         raise NotFound(f"No such {what}: {call.parts['id']}")
-
-
-def _target(call: Call) -> str:
-    return str(call.request.rel_url.raw_path_qs)
-
-
-def _headers(call: Call) -> CIMultiDict[str]:
-    """The client's headers; the connection's own are said anew."""
-    kept: CIMultiDict[str] = CIMultiDict(
-        (name, value)
-        for name, value in call.request.headers.items()
-        if name.lower() not in _OURS and (call.wants_upgrade or name.lower() != "upgrade")
-    )
-    kept["Connection"] = "Upgrade" if call.wants_upgrade else "close"
-    if "Content-Length" in call.request.headers:
-        kept["Content-Length"] = call.request.headers["Content-Length"]
-    elif call.request.body_exists:
-        kept["Transfer-Encoding"] = "chunked"
-    return kept
-
-
-async def _send_body(call: Call, line: Line) -> None:
-    sized = "Content-Length" in call.request.headers
-    if not sized and not call.request.body_exists:
-        await line.writer.drain()
-        return
-    async for piece in _body(call):
-        line.writer.write(piece if sized else b"%x\r\n%s\r\n" % (len(piece), piece))
-        await line.writer.drain()
-    if not sized:
-        line.writer.write(b"0\r\n\r\n")
-    await line.writer.drain()
-
-
-async def _body(call: Call) -> AsyncIterator[bytes]:
-    async for piece in call.request.content.iter_chunked(_PIECE):
-        yield piece
-
-
-async def _both_ways(client: RawConnection, line: Line) -> None:
-    """Until the agent has said all; what the client still says goes along meanwhile."""
-    async with asyncio.TaskGroup() as group:
-        sending = group.create_task(_to_agent(client, line))
-        try:
-            while piece := await line.reader.read(_PIECE):
-                await client.write(piece)
-        except ConnectionError:
-            _log.debug("a passed-on connection broke")
-        sending.cancel()
-
-
-async def _to_agent(client: RawConnection, line: Line) -> None:
-    try:
-        while piece := await client.read():
-            line.writer.write(piece)
-            await line.writer.drain()
-        if line.writer.can_write_eof():
-            line.writer.write_eof()
-    except ConnectionError:
-        _log.debug("a passed-on connection broke")

@@ -6,9 +6,11 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import web
+from typing_extensions import override
 
 from shoal.common.engine_http import body, frames, query
 from shoal.common.engine_http.hijack import Connection
+from shoal.common.engine_http.hop import HOP, Unpacker
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.versions import Version
 from shoal.model.errors import InvalidArgument, Unavailable
@@ -141,7 +143,9 @@ class Call:
         transport = self.request.transport
         if not isinstance(transport, asyncio.Transport):
             raise Unavailable("the client has closed the connection")
-        connection = RawConnection(transport, protocol)
+        on_hop = self.wants_upgrade and HOP in self.request.headers
+        kind = PiecedConnection if on_hop else RawConnection
+        connection = kind(transport, protocol)
         early: bytes = getattr(protocol, "_message_tail", b"")  # sent before our answer
         transport.set_protocol(connection)
         transport.resume_reading()
@@ -156,6 +160,22 @@ class RawConnection(Connection):
     def send_head(self, head: bytes) -> None:
         """Write the head of the reply, at once."""
         self._transport.write(head)
+
+
+class PiecedConnection(RawConnection):
+    """One whose client's bytes come in pieces, passed on by another server of ours."""
+
+    def __init__(self, transport: asyncio.Transport, aiohttp: asyncio.BaseProtocol) -> None:
+        super().__init__(transport, aiohttp)
+        self._unpacker = Unpacker()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        for part in self._unpacker.feed(data):
+            if part:
+                super().data_received(part)
+            else:
+                self.eof_received()
 
 
 class Stream:

@@ -98,6 +98,8 @@ class EngineServer:
     async def _serve(self, request: web.BaseRequest, guard: Guard | None) -> web.StreamResponse:
         response = await self._answer(request, guard)
         if not response.prepared:
+            if "upgrade" in request.headers.get("Connection", "").lower():
+                response.force_close()  # no takeover: whoever passes bytes on must see the end
             for name, value in self._headers.items():
                 response.headers.setdefault(name, value)
         return response
