@@ -1,9 +1,11 @@
 """The route table of the agent's API, put together."""
 
 from agent.api import cluster, unbuilt
+from agent.api.archive import Archive
 from agent.api.cluster import Cluster
 from agent.api.containers import Containers
 from agent.api.elsewhere import ContainerRouter
+from agent.api.events import Events
 from agent.api.images import Images
 from agent.api.interactive import Interactive
 from agent.api.networks import Networks
@@ -26,8 +28,10 @@ def build(
     """All routes; `subnet` is that of the network `bridge`, and its gateway."""
     router = ContainerRouter(engine.find, engine.execs.get, of_cluster)
     System(engine, images, of_cluster, host, clock).add_routes(router)
-    Interactive(engine).add_routes(router)
+    Events(engine.events, of_cluster, clock).add_routes(router)
+    Interactive(engine, clock).add_routes(router)
     unbuilt.add_routes(router)
+    Archive(engine).add_routes(router)
     Containers(engine).add_routes(router)
     Images(images, engine).add_routes(router)
     Volumes(engine).add_routes(router)

@@ -6,8 +6,8 @@ nothing of the cluster half is understood here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ WORKER = (
 )
 _INFO_SECONDS = 5.0
 
+Lines = AsyncIterable[bytes]
+
 log = structlog.get_logger(__name__)
 
 
@@ -54,6 +56,13 @@ class Cluster(Protocol):
 
     async def swarm_info(self) -> Mapping[str, Any]:
         """The `Swarm` section of `info`."""
+        ...
+
+    def events(self, query: Mapping[str, str]) -> AbstractAsyncContextManager[Lines | None]:
+        """The cluster's events of a query as lines of JSON; None where this is no manager.
+
+        On entry the manager has subscribed: what happens from then on is among the lines.
+        """
         ...
 
     def ping_state(self) -> str:
@@ -127,6 +136,23 @@ class Gateway:
         if answer.status != _OK:
             return {**section, "Error": str(told.get("message", ""))}
         return {**section, **told}
+
+    @asynccontextmanager
+    async def events(self, query: Mapping[str, str]) -> AsyncIterator[Lines | None]:
+        if not self._membership.section()["ControlAvailable"]:
+            yield None
+            return
+        connector = aiohttp.UnixConnector(str(self._socket))
+        limit = aiohttp.ClientTimeout(sock_connect=_INFO_SECONDS)
+        async with aiohttp.ClientSession(connector=connector, timeout=limit) as client:
+            try:
+                answer = await client.get("http://manager/events", params=query)
+            except aiohttp.ClientError as error:
+                raise Unavailable(
+                    "the manager of this host does not answer; try again in a moment",
+                    retry_after=1,
+                ) from error
+            yield answer.content
 
     def ping_state(self) -> str:
         section = self._membership.section()

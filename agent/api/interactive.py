@@ -9,16 +9,17 @@ import structlog
 from aiohttp import web
 
 from agent import logs
-from agent.api import times
 from agent.api.streaming import Wishes, parse_detach_keys, pump
 from agent.engine.container import Container
 from agent.engine.engine import Engine
 from agent.engine.execs import ExecCreate
 from agent.engine.preparing import RUNTIME
 from agent.logs import LogLine, LogQuery
+from shoal.common.clock import Clock
 from shoal.common.engine_http import frames
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.hijack import Connection
+from shoal.common.engine_http.instants import parse_time
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import ClusterError, Conflict, InvalidArgument
 
@@ -38,8 +39,9 @@ class ExecStart(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 class Interactive:
     """Handlers of attach, exec and logs."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
+        self._clock = clock
 
     def add_routes(self, router: Router) -> None:
         one = "/containers/{id}"
@@ -93,11 +95,12 @@ class Interactive:
 
     async def logs(self, call: Call) -> web.StreamResponse:
         container = self._engine.find(call.parts["id"])
+        now = self._clock.now()
         query = LogQuery(
             follow=call.flag("follow"),
             tail=_tail(call.text("tail", "all")),
-            since=times.parse(call.text("since"), "since"),
-            until=times.parse(call.text("until"), "until"),
+            since=parse_time(call.text("since"), "since", now),
+            until=parse_time(call.text("until"), "until", now),
             stdout=call.flag("stdout"),
             stderr=call.flag("stderr"),
         )

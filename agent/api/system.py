@@ -11,11 +11,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from agent.api import times
 from agent.api.cluster import Cluster
 from agent.engine.describe import stamp
 from agent.engine.engine import Engine
-from agent.engine.events import FILTERS, Event, Subscription, matches
 from agent.images.image import Image
 from agent.images.store import ImageStore
 from agent.volumes import size_of
@@ -63,7 +61,6 @@ class System:
         router.add("HEAD", "/_ping", self.ping)
         router.add("GET", "/version", self.version)
         router.add("GET", "/info", self.info)
-        router.add("GET", "/events", self.events, stream=True)
         router.add("GET", "/system/df", self.disk_usage)
         router.add("POST", "/auth", self.auth)
 
@@ -123,32 +120,6 @@ class System:
             "NFd": len(os.listdir("/proc/self/fd")),
         }
         return call.json(_UNCHANGING | facts)
-
-    async def events(self, call: Call) -> web.StreamResponse:
-        filters = call.filters(FILTERS)
-        since = times.parse(call.text("since"), "since")
-        until = times.parse(call.text("until"), "until")
-        with self._engine.events.subscribe() as reader:
-            past = self._engine.events.past() if since or until else ()
-            stream = await call.stream("application/json")
-            for event in past:
-                if _within(event, since, until) and matches(event, filters):
-                    await stream.write(msgspec.json.encode(event.to_wire()) + b"\n")
-            left = None if until is None else (until - self._clock.now()).total_seconds()
-            if left is None or left > 0:
-                await self._live(stream.write, reader, filters, left)
-        return stream.response
-
-    async def _live(
-        self, write: Any, reader: Subscription, filters: Filters, left: float | None
-    ) -> None:
-        try:
-            async with asyncio.timeout(left):
-                async for event in reader:
-                    if matches(event, filters):
-                        await write(msgspec.json.encode(event.to_wire()) + b"\n")
-        except TimeoutError:
-            return  # `until` has come
 
     async def disk_usage(self, call: Call) -> web.StreamResponse:
         wanted = set(call.texts("type")) or {"container", "image", "volume", "build-cache"}
@@ -249,11 +220,6 @@ _UNCHANGING: dict[str, Any] = {
     "CDISpecDirs": None,
     "Warnings": None,
 }
-
-
-def _within(event: Event, since: datetime | None, until: datetime | None) -> bool:
-    after = since is None or event.at >= since
-    return after and (until is None or event.at <= until)
 
 
 def _architecture() -> str:

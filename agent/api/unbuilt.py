@@ -6,15 +6,11 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Handler, Router
 from shoal.model.errors import Unimplemented
 
-_ARCHIVE = "copying files into and out of containers is not there yet: use exec with tar"
 _SAVE = "saving images is not there yet"
 _BUILD = "building images is not there yet: build elsewhere, docker save, docker load"
 _PLUGINS = "plugins are not supported"
 
 _ROUTES = (
-    ("GET HEAD PUT", "/containers/{id}/archive", _ARCHIVE),
-    ("GET", "/containers/{id}/export", "exporting containers is not there yet"),
-    ("GET", "/containers/{id}/changes", "the difference to the image is not there yet"),
     ("GET", "/containers/{id}/attach/ws", "attaching by websocket is not supported"),
     ("GET POST DELETE", "/containers/{id}/checkpoints", "checkpoints are not supported"),
     ("POST", "/commit", "committing containers to images is not there yet"),
@@ -23,7 +19,6 @@ _ROUTES = (
     ("GET", "/images/search", "searching registries is not supported"),
     ("POST", "/images/{name*}/push", "pushing images is not there yet"),
     ("POST", "/build", _BUILD),
-    ("POST", "/build/prune", _BUILD),
     ("POST", "/build/cancel", _BUILD),
     ("POST", "/session", f"BuildKit is not supported, and {_BUILD}"),
     ("POST", "/grpc", f"BuildKit is not supported, and {_BUILD}"),
@@ -35,8 +30,9 @@ _ROUTES = (
 
 
 def add_routes(router: Router) -> None:
-    """Routes that answer 501; `GET /plugins` alone has a true answer: there are none."""
+    """Routes that answer 501, and two that have a true answer: there are none."""
     router.add("GET", "/plugins", _no_plugins)
+    router.add("POST", "/build/prune", _no_build_cache)
     for methods, pattern, sentence in _ROUTES:
         for method in methods.split():
             router.add(method, pattern, _refusal(sentence))
@@ -51,3 +47,7 @@ def _refusal(sentence: str) -> Handler:
 
 async def _no_plugins(call: Call) -> web.StreamResponse:
     return call.json([])
+
+
+async def _no_build_cache(call: Call) -> web.StreamResponse:
+    return call.json({"CachesDeleted": None, "SpaceReclaimed": 0})

@@ -20,6 +20,7 @@ import structlog
 from agent.engine import describe, listing, measuring, names, records, updating
 from agent.engine.companions import Companions
 from agent.engine.container import Container
+from agent.engine.copying import Copying
 from agent.engine.creation import Creator
 from agent.engine.describe import NEVER, Shown
 from agent.engine.events import EventBus
@@ -95,6 +96,7 @@ class Engine:
         self._creator = Creator(
             settings.directory, self.registry, images, volumes, settings.ground, clock
         )
+        self.copying = Copying(self._preparer, images)
         self.execs = Execs(runtime, self._preparer, self.events)
 
     async def __aenter__(self) -> Self:

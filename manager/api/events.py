@@ -6,17 +6,16 @@ reader that is too slow is cut off: its client asks again with `since`.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiohttp import web
 
 from manager.api.backend import Backend
-from manager.api.instants import nanoseconds, parse_instant
 from manager.api.wire.events import Told, told
 from shoal.common.broadcast import Broadcast, Relist
 from shoal.common.engine_http.call import Call, Stream
+from shoal.common.engine_http.instants import nanoseconds, parse_range
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.changes import Event
@@ -77,12 +76,12 @@ class EventHandlers:
     async def stream(self, call: Call) -> web.StreamResponse:
         filters = call.filters(EVENT_FILTERS)
         now = self._backend.clock.now()
-        since, until = _range(call, now)
+        since, until = parse_range(call.text("since"), call.text("until"), now)
         with self._broadcast.subscribe() as reader:
-            again = [one for one in self._recent if since is not None and one.nanos >= since]
+            again = replayed(self._recent, since, until)
             stream = await call.stream("application/json")
             for happening in again:
-                if passes(filters, happening) and (until is None or happening.nanos <= until):
+                if passes(filters, happening):
                     await _tell(stream, happening)
             left = None if until is None else max(0.0, (until - nanoseconds(now)) / 1e9)
             try:
@@ -97,16 +96,21 @@ class EventHandlers:
         return stream.response
 
 
+def replayed(
+    recent: Iterable[Happening], since: int | None, until: int | None
+) -> list[Happening]:
+    """What a client that names an instant is told again."""
+    if since is None and until is None:
+        return []
+    return [
+        one
+        for one in recent
+        if (since is None or one.nanos >= since) and (until is None or one.nanos <= until)
+    ]
+
+
 async def _tell(stream: Stream, happening: Happening) -> None:
     await stream.write(msgspec.json.encode(happening.to_json()) + b"\n")
-
-
-def _range(call: Call, now: datetime) -> tuple[int | None, int | None]:
-    since, until = call.text("since"), call.text("until")
-    return (
-        parse_instant(since, "since", now) if since else None,
-        parse_instant(until, "until", now) if until else None,
-    )
 
 
 def passes(filters: Filters, happening: Happening) -> bool:

@@ -3,12 +3,12 @@
 from aiohttp import web
 
 from manager.api.backend import Backend
-from manager.api.instants import nanoseconds, parse_instant
 from manager.api.wire.networks import network_json, peers_json, services_json
 from manager.control.lookup import find_network, networks_of
 from manager.control.networks import in_use
 from manager.view import View
 from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.instants import nanoseconds, parse_instant
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, NotFound

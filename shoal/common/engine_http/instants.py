@@ -1,11 +1,11 @@
 """Instants in queries: seconds since 1970 with nanoseconds, RFC 3339, or how long ago. Pure."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from shoal.model.errors import InvalidArgument
 
-_SECONDS = re.compile(r"(\d{1,12})(?:\.(\d{1,9})\d*)?")
+_SECONDS = re.compile(r"(-?)(\d{1,11})(?:\.(\d{1,9})\d*)?")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 _UNITS = {
     "ns": 1,
@@ -31,7 +31,8 @@ def parse_instant(text: str, name: str, now: datetime) -> int:
     """
     plain = _SECONDS.fullmatch(text)
     if plain is not None:
-        return int(plain[1]) * 1_000_000_000 + int((plain[2] or "0").ljust(9, "0"))
+        nanos = int(plain[2]) * 1_000_000_000 + int((plain[3] or "0").ljust(9, "0"))
+        return -nanos if plain[1] else nanos
     if text and _DURATION.sub("", text) == "":
         ago = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text))
         return nanoseconds(now) - int(ago)
@@ -44,3 +45,26 @@ def parse_instant(text: str, name: str, now: datetime) -> int:
             field=name,
         ) from error
     return nanoseconds(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
+
+
+def parse_time(text: str, name: str, now: datetime) -> datetime | None:
+    """The same to the microsecond; None where nothing was asked."""
+    if text in ("", "0"):
+        return None
+    nanos = parse_instant(text, name, now)
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanos // 1000)
+
+
+def parse_range(since: str, until: str, now: datetime) -> tuple[int | None, int | None]:
+    """`since` and `until` of an events request in nanoseconds; None where not given.
+
+    Raises:
+        InvalidArgument: one is no instant, or they are the wrong way round.
+    """
+    first = parse_instant(since, "since", now) if since else None
+    last = parse_instant(until, "until", now) if until else None
+    if first is not None and last is not None and last < first:
+        raise InvalidArgument(
+            f"`since` time ({since}) cannot be after `until` time ({until})", field="since"
+        )
+    return first, last
