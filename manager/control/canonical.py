@@ -6,11 +6,13 @@ orchestrators is `shoal.model.defaults`'.
 
 import msgspec
 
+from shoal.model.defaults import job_size
 from shoal.model.objects import Endpoint
 from shoal.model.spec.service import (
     EndpointSpec,
     PortConfig,
     Replicated,
+    ReplicatedJob,
     ServiceMode,
     ServiceSpec,
 )
@@ -39,6 +41,13 @@ def _mode(mode: ServiceMode) -> ServiceMode:
         mode.replicated is not None and mode.replicated.replicas is None
     ):
         return ServiceMode(replicated=Replicated(replicas=1))
+    if mode.replicated_job is not None:
+        size = job_size(ServiceSpec(mode=mode))
+        return ServiceMode(
+            replicated_job=ReplicatedJob(
+                max_concurrent=size.concurrent, total_completions=size.completions
+            )
+        )
     return mode
 
 

@@ -10,7 +10,7 @@ import msgspec
 from manager.control.lookup import find_node, find_service, node_name
 from manager.view import View
 from shoal.common.engine_http.query import Filters
-from shoal.model.defaults import Mode, mode_of, replicas_of
+from shoal.model.defaults import Mode, job_size, mode_of, replicas_of
 from shoal.model.objects import Config, Node, Secret, Service, Task
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState
@@ -23,11 +23,7 @@ TASK_FILTERS = frozenset(
 NODE_FILTERS = frozenset({"id", "name", "label", "role", "membership", "node.label"})
 SECRET_FILTERS = frozenset({"id", "name", "names", "label"})
 CONFIG_FILTERS = frozenset({"id", "name", "label"})
-_DESIRED = {
-    "running": TaskState.RUNNING,
-    "shutdown": TaskState.SHUTDOWN,
-    "accepted": TaskState.ACCEPTED,
-}
+_DESIRED = {state.api_name: state for state in TaskState}
 _MODES = {"replicated", "global", "replicated-job", "global-job"}
 
 
@@ -56,15 +52,21 @@ def list_services(view: View, filters: Filters) -> list[Service]:
 
 
 def count_tasks(view: View, service: Service) -> Counts:
-    """How many of its tasks run, should run, and have completed."""
+    """How many of its tasks run, should run, and have completed; a job's in its last run."""
     running = desired = completed = 0
+    run = service.job_status.iteration if service.job_status is not None else None
     for task in view.tasks_of_service(service.id):
-        wanted = task.desired_state in (TaskState.READY, TaskState.RUNNING)
-        desired += wanted
-        running += wanted and task.status.state is TaskState.RUNNING
+        if task.job_iteration != run:
+            continue
+        desired += task.wanted and not (run is not None and task.ended)
+        running += task.wanted and task.status.state is TaskState.RUNNING
         completed += task.status.state is TaskState.COMPLETE
-    if mode_of(service.spec) is Mode.REPLICATED:
+    mode = mode_of(service.spec)
+    if mode is Mode.REPLICATED:
         desired = replicas_of(service.spec)
+    elif mode is Mode.REPLICATED_JOB:
+        size = job_size(service.spec)
+        desired = max(0, min(size.concurrent, size.completions - completed))
     return Counts(running=running, desired=desired, completed=completed)
 
 

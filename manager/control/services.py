@@ -16,9 +16,9 @@ from manager.store.sealing import Sealer
 from manager.view import View
 from shoal.common.clock import Clock
 from shoal.model.changes import Create, Delete, Group, Update
-from shoal.model.defaults import mode_of
+from shoal.model.defaults import is_job, mode_of
 from shoal.model.ids import IdSource, ServiceID
-from shoal.model.objects import Endpoint, Service, UpdateStatus
+from shoal.model.objects import Endpoint, JobStatus, Service, UpdateStatus
 from shoal.model.spec.service import PortConfig, ServiceSpec
 from shoal.model.states import UpdateState
 from shoal.model.validate.refusal import (
@@ -92,6 +92,7 @@ class Services:
                 spec=full,
                 endpoint=endpoint_of(full, Endpoint()),
                 registry_auth=sealed,
+                job_status=JobStatus(last_execution=now) if is_job(full) else None,
             )
             return Group((Create(service),), f"service {full.name} created"), identity
 
@@ -168,7 +169,7 @@ def _wanted(service: Service, request: ServiceUpdate) -> ServiceSpec:
 
 def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool) -> Service:
     status = None
-    if rollback:
+    if rollback and not is_job(spec):
         status = UpdateStatus(
             state=UpdateState.ROLLBACK_STARTED,
             started_at=now,
@@ -182,11 +183,18 @@ def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool)
     return msgspec.structs.replace(
         changed,
         spec=spec,
+        job_status=_next_run(service, now) if is_job(spec) else None,
         spec_version=service.spec_version + 1,
         previous_spec=service.spec,
         previous_spec_version=service.spec_version,
         endpoint=endpoint_of(spec, service.endpoint),
     )
+
+
+def _next_run(service: Service, now: datetime) -> JobStatus:
+    """A changed job runs anew."""
+    before = service.job_status or JobStatus()
+    return JobStatus(iteration=before.iteration + 1, last_execution=now)
 
 
 def check_ports_free(view: View, spec: ServiceSpec, owner: ServiceID) -> None:

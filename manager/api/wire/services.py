@@ -4,6 +4,7 @@ import msgspec
 
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.control.listing import Counts
+from shoal.model.defaults import is_job
 from shoal.model.objects import Endpoint, Service
 from shoal.model.spec.service import ServiceSpec, UpdateConfig
 from shoal.model.spec.task import ContainerSpec, ResourceRequirements, RestartPolicy
@@ -68,11 +69,12 @@ def with_defaults(spec: ServiceSpec) -> ServiceSpec:
         resources=template.resources or ResourceRequirements(),
         restart_policy=_restart(template.restart_policy),
     )
+    update = None if is_job(spec) else _DEFAULT_UPDATE
     return msgspec.structs.replace(
         spec,
         task_template=template,
-        update_config=spec.update_config or _DEFAULT_UPDATE,
-        rollback_config=spec.rollback_config or _DEFAULT_UPDATE,
+        update_config=spec.update_config or update,
+        rollback_config=spec.rollback_config or update,
     )
 
 

@@ -13,8 +13,9 @@ def task_json(view: View, task: Task) -> Json:
     out["Labels"] = task.service_spec.labels
     out["Spec"] = task.spec
     out["ServiceID"] = task.service_id
-    if task.slot:
-        out["Slot"] = task.slot
+    slot = shown_slot(task)
+    if slot:
+        out["Slot"] = slot
     if task.node_id is not None:
         out["NodeID"] = task.node_id
     out["Status"] = _status(task.status)
@@ -35,6 +36,14 @@ def _network(view: View, identity: NetworkID) -> Json:
     """The network; of one that is gone, which an ended task may remember, its id alone."""
     found = view.network(identity)
     return swarm_network_json(found) if found is not None else {"ID": identity}
+
+
+def shown_slot(task: Task) -> int:
+    """Its slot as Docker counts: those of a replicated job begin with 0, which is left out.
+
+    The progress display of clients counts on it.
+    """
+    return task.slot - 1 if task.slot and task.job_iteration is not None else task.slot
 
 
 def _status(status: TaskStatus) -> Json:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+from shoal.model.defaults import is_job
 from shoal.model.spec.service import (
     EndpointSpec,
     PortConfig,
@@ -36,6 +37,11 @@ def check_service(spec: ServiceSpec) -> None:
     check_mode(spec.mode)
     check_task(spec.task_template, spec.name, spec.labels)
     check_networks(spec.networks, "Networks")
+    if is_job(spec) and spec.update_config is not None:
+        raise invalid(
+            "UpdateConfig",
+            "a job has none: changing it, or `service update --force`, runs it anew",
+        )
     if spec.update_config is not None:
         _check_update(spec.update_config, "UpdateConfig", tuple(FailureAction))
     if spec.rollback_config is not None:
@@ -60,20 +66,19 @@ def check_service_name(name: str) -> None:
 
 
 def check_mode(mode: ServiceMode) -> None:
-    """Exactly one mode, or none; jobs are not there yet."""
+    """Exactly one mode, or none; no impossible numbers."""
     given = (mode.replicated, mode.global_, mode.replicated_job, mode.global_job)
     named = [name for name, value in zip(_MODES, given, strict=True) if value is not None]
     if len(named) > 1:
         raise invalid("Mode", f"must specify only one service mode, not {', '.join(named)}")
-    if mode.replicated is not None and mode.replicated.replicas is not None:
-        replicas = mode.replicated.replicas
-        if not 0 <= replicas <= MOST_REPLICAS:
-            raise invalid(
-                "Mode.Replicated.Replicas",
-                f"must be between 0 and {MOST_REPLICAS}, not {replicas}",
-            )
-    if named and named[0] in ("ReplicatedJob", "GlobalJob"):
-        raise unimplemented(f"Mode.{named[0]}", "jobs are not supported yet")
+    job = mode.replicated_job
+    for path, count in (
+        ("Replicated.Replicas", mode.replicated.replicas if mode.replicated else None),
+        ("ReplicatedJob.MaxConcurrent", job.max_concurrent if job else None),
+        ("ReplicatedJob.TotalCompletions", job.total_completions if job else None),
+    ):
+        if count is not None and not 0 <= count <= MOST_REPLICAS:
+            raise invalid(f"Mode.{path}", f"must be between 0 and {MOST_REPLICAS}, not {count}")
 
 
 def _check_update(config: UpdateConfig, path: str, actions: tuple[FailureAction, ...]) -> None:

@@ -1,10 +1,11 @@
 from typing import Any
 
+import msgspec
 import pytest
 
 from shoal.common.engine_http.body import convert
 from shoal.model.errors import InvalidArgument, Unimplemented
-from shoal.model.spec.service import ServiceSpec
+from shoal.model.spec.service import ServiceSpec, UpdateConfig
 from shoal.model.validate.service import check_service
 
 C = "TaskTemplate.ContainerSpec"
@@ -52,6 +53,8 @@ def spec_with(path: str, value: Any) -> ServiceSpec:
         ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas"),
         ("TaskTemplate.Networks", [{}], "TaskTemplate.Networks[0].Target"),
         ("Networks", [{"Target": "n", "Aliases": ["a b"]}], "Networks[0].Aliases[0]"),
+        ("Mode.ReplicatedJob.MaxConcurrent", -1, "Mode.ReplicatedJob.MaxConcurrent"),
+        ("Mode.ReplicatedJob.TotalCompletions", 1 << 40, "Mode.ReplicatedJob.TotalCompletions"),
     ],
 )
 def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
@@ -65,7 +68,6 @@ def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("Mode.GlobalJob", {}),
         ("TaskTemplate.Runtime", "plugin"),
         ("TaskTemplate.LogDriver.Name", "syslog"),
         ("TaskTemplate.Resources.SwapBytes", 5),
@@ -90,3 +92,11 @@ def test_a_full_spec_passes() -> None:
         ("TaskTemplate.Resources.Limits", {"NanoCPUs": 1_000_000, "MemoryBytes": 4 << 20}),
     ):
         check_service(spec_with(path, value))
+
+
+def test_a_job_has_no_update_configuration() -> None:
+    spec = spec_with("Mode.ReplicatedJob", {})
+    check_service(spec)
+    with pytest.raises(InvalidArgument) as refused:
+        check_service(msgspec.structs.replace(spec, update_config=UpdateConfig()))
+    assert refused.value.field == "UpdateConfig"
