@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from agent.cluster_network import HostClusterNetwork
 from agent.config import AgentConfig
+from agent.dependencies import Dependencies
 from agent.describe import Describer
 from agent.engine.controller import Credentials, EngineControllers, Pulling
 from agent.engine.engine import Engine
@@ -20,6 +21,19 @@ from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
 from shoal.common.identity import CurrentIdentity
 from shoal.model.assignment import Assignments, ManagerAddress
+
+
+class Confided:
+    """What managers tell that never goes to disk."""
+
+    def __init__(self, credentials: Credentials, dependencies: Dependencies) -> None:
+        self.credentials = credentials
+        self.dependencies = dependencies
+
+    def update(self, told: Assignments) -> None:
+        """A manager's word: these are all there are now."""
+        self.credentials.update(told)
+        self.dependencies.update(told)
 
 
 class Nodes:
@@ -48,12 +62,14 @@ class Nodes:
         told: Callable[[Assignments], None],
     ) -> ClusterAgent:
         """A node of the cluster that the identity is for."""
-        credentials = Credentials()
+        confided = Confided(Credentials(), Dependencies(self._config.run / "payloads"))
         reports = Reports()
         worker = Worker(
             Journal(self._config.state),
-            EngineControllers(self._engine, self._images, credentials),
-            credentials,
+            EngineControllers(
+                self._engine, self._images, confided.credentials, confided.dependencies
+            ),
+            confided,
             HostClusterNetwork(self._network, host.data_path),
             reports,
             self._clock,

@@ -7,7 +7,6 @@ module.
 
 import asyncio
 import random
-from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -17,6 +16,8 @@ from manager.admission import AdmissionService, Roster
 from manager.ca.service import ACCESS as CA_ACCESS
 from manager.ca.service import CertificateService
 from manager.control.credentials import registry_auth_of
+from manager.control.payloads import secret_bytes
+from manager.dispatcher.assignments import Confidences
 from manager.dispatcher.presence import Presence
 from manager.dispatcher.service import ACCESS as DISPATCHER_ACCESS
 from manager.dispatcher.service import Dispatcher
@@ -45,7 +46,7 @@ from shoal.common.renewal import follow
 from shoal.common.rpc import Access, bind, server
 from shoal.common.supervise import Supervisor
 from shoal.model.errors import PermissionDenied
-from shoal.model.ids import IdSource, NodeID, ServiceID
+from shoal.model.ids import IdSource, NodeID
 from shoal.model.states import NodeRole
 
 _log = structlog.get_logger(__name__)
@@ -90,7 +91,7 @@ class RunningManager:
         )
         self._statuses = StatusWriter(kv, self.memory)
         self._dispatcher = Dispatcher(
-            self.memory, self._sessions, self._statuses, self._credentials
+            self.memory, self._sessions, self._statuses, self._confidences
         )
         self._certificates = CertificateService(
             CertificateTrust(self.authorities, self.memory, self.barrier), clock
@@ -142,13 +143,16 @@ class RunningManager:
         if node.role_told is not NodeRole.MANAGER:
             raise PermissionDenied(f"node {peer.node_id} is not a manager any more")
 
-    def _credentials(self) -> Mapping[ServiceID, str]:
-        """Registry credentials of services, opened."""
-        return {
-            service.id: registry_auth_of(self.sealer, service)
-            for service in self.memory.services()
-            if service.registry_auth
-        }
+    def _confidences(self) -> Confidences:
+        """Registry credentials of services, opened, and what opens secrets."""
+        return Confidences(
+            {
+                service.id: registry_auth_of(self.sealer, service)
+                for service in self.memory.services()
+                if service.registry_auth
+            },
+            lambda secret: secret_bytes(self.sealer, secret),
+        )
 
 
 def private_socket(config: HostConfig) -> Path:

@@ -1144,23 +1144,28 @@ Global___AssignedTask: _TypeAlias = AssignedTask  # noqa: Y015
 
 @_typing.final
 class Payload(_message.Message):
-    """A secret's or config's content, kept by the agent in memory only."""
+    """A secret's or config's content, kept by the agent in memory only; `error` says why it has
+    none, and tasks that need it are rejected with that.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     data: _builtins.bytes
+    error: _builtins.str
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "error", b"error", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,9 +11,11 @@ from typing import Protocol
 
 import msgspec
 
+from agent.dependencies import Dependencies
 from agent.engine.container import Container
 from agent.engine.engine import Engine
 from agent.engine.from_task import container_of
+from agent.engine.records import MountPoint
 from agent.images.image import Image, RegistryAuth
 from agent.runtime.controller import ContainerState, RuntimeFailure
 from shoal.model.assignment import AssignedTask, Assignments
@@ -62,13 +64,22 @@ class Credentials:
 class EngineControllers:
     """Makes controllers; implements `agent.worker.Controllers`."""
 
-    def __init__(self, engine: Engine, images: Pulling, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        images: Pulling,
+        credentials: Credentials,
+        dependencies: Dependencies,
+    ) -> None:
         self._engine = engine
         self._images = images
         self._credentials = credentials
+        self._dependencies = dependencies
 
     def make(self, task: AssignedTask) -> "EngineController":
-        return EngineController(self._engine, self._images, self._credentials, task)
+        return EngineController(
+            self._engine, self._images, self._credentials, self._dependencies, task
+        )
 
     def owned(self) -> Iterable[TaskID]:
         return [TaskID(c.record.owner) for c in self._engine.registry if c.record.owner]
@@ -78,30 +89,39 @@ class EngineController:
     """See `agent.runtime.controller.Controller` for what each call promises."""
 
     def __init__(
-        self, engine: Engine, images: Pulling, credentials: Credentials, task: AssignedTask
+        self,
+        engine: Engine,
+        images: Pulling,
+        credentials: Credentials,
+        dependencies: Dependencies,
+        task: AssignedTask,
     ) -> None:
         self._engine = engine
         self._images = images
         self._credentials = credentials
+        self._dependencies = dependencies
         self._task = task
 
     async def prepare(self) -> None:
         if self._found() is not None:
             return
-        spec = self._task.container
-        if spec.secrets or spec.configs:
-            raise RuntimeFailure("secrets and configs are not there yet on this host")
-        await self._have_image(spec.image)
+        files = await self._dependencies.provide(self._task)
+        await self._have_image(self._task.container.image)
         await self._engine.create(
             container_of(self._task),
             self._task.name,
             owner=self._task.id,
             network="mesh",
             labels=self._task.labels,
+            files=[
+                MountPoint(type="bind", source=file.source, destination=file.target, rw=False)
+                for file in files
+            ],
         )
 
     async def start(self) -> None:
         container = self._container()
+        await self._dependencies.provide(self._task)  # gone if the host itself was restarted
         try:
             await self._engine.lifecycle.start(container)
         except RuntimeFailure:
@@ -126,16 +146,20 @@ class EngineController:
             health = container.health
             if health is not None and health.status == "unhealthy":
                 await self._engine.lifecycle.stop(container)
+                await self._dependencies.withdraw(self._task.id)
                 raise RuntimeFailure("dockerexec: unhealthy container")
             await container.next_change()
+        await self._dependencies.withdraw(self._task.id)
         self._check_exit(container)
 
     async def shutdown(self) -> None:
         container = self._found()
         if container is not None:
             await self._engine.lifecycle.stop(container)
+        await self._dependencies.withdraw(self._task.id)
 
     async def remove(self) -> None:
+        await self._dependencies.withdraw(self._task.id)
         container = self._found()
         if container is None:
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,11 +66,12 @@ class Creator:
         owner: str = "",
         network: NetworkName | None = None,
         labels: Mapping[str, str] | None = None,
+        files: Sequence[MountPoint] = (),
     ) -> tuple[Container, list[str]]:
         """The new container, and warnings.
 
         `owner` is the task it is for, empty for a person's; a task's `network` counts whatever
-        the request says, and its `labels` stand over the user's.
+        the request says, its `labels` stand over the user's, and its `files` are mounted.
         """
         image = self._images.find(request.image)
         config = merge.merge(_config(request), _of_image(image))
@@ -95,6 +96,7 @@ class Creator:
                     command=merge.arguments(config),
                     mounts=mounts,
                     tmpfs=mounting.tmpfs(host),
+                    files=tuple(files),
                     populate=populate,
                     network=chosen,
                     owner=owner,

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from agent.engine.execs import Execs
 from agent.engine.launching import Launcher
 from agent.engine.lifecycle import Lifecycle
 from agent.engine.preparing import ROOT, Ground, Preparer
-from agent.engine.records import Record
+from agent.engine.records import MountPoint, Record
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
@@ -160,10 +160,11 @@ class Engine:
         owner: str = "",
         network: NetworkName | None = None,
         labels: Mapping[str, str] | None = None,
+        files: Sequence[MountPoint] = (),
     ) -> tuple[str, list[str]]:
-        """Make a container; its id and warnings. See `creation` for owner and network."""
+        """Make a container; its id and warnings. See `creation` for what is a task's."""
         container, warnings = await self._creator.create(
-            request, name, owner=owner, network=network, labels=labels
+            request, name, owner=owner, network=network, labels=labels, files=files
         )
         self.lifecycle.publish(container, "create")
         return container.id, warnings

@@ -152,7 +152,7 @@ class Preparer:
                     read_only=not mount.rw,
                     propagation=mount.propagation,
                 )
-                for mount in record.mounts
+                for mount in (*record.mounts, *record.files)
             ),
             devices=tuple(_devices(host)),
             cgroup_v2=self._ground.cgroup_v2,

@@ -67,6 +67,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         owner: the task it belongs to, empty for a person's container.
         stopped_by_hand: by a stop or kill, so that no restart policy brings it back.
         populate: destinations of fresh volumes that shall get the image's content.
+        files: secrets and configs of a task, which are not among what users see as mounts.
         network: which of the host's networks it is on.
     """
 
@@ -80,6 +81,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     mounts: tuple[MountPoint, ...] = ()
     tmpfs: tuple[TmpfsMount, ...] = ()
+    files: tuple[MountPoint, ...] = ()
     state: State = State()
     restart_count: int = 0
     stopped_by_hand: bool = False

@@ -15,9 +15,11 @@ from manager.store.sealing import Sealer
 from manager.view import View
 from shoal.common.clock import Clock
 from shoal.model.changes import Create, Delete, Group, Update
+from shoal.model.errors import InvalidArgument
 from shoal.model.ids import ConfigID, IdSource, SecretID
 from shoal.model.names import Wire, always
 from shoal.model.objects import Config, Secret
+from shoal.model.template import check_payload_template
 from shoal.model.validate.limits import check_limits
 from shoal.model.validate.payload import (
     CONFIG_BYTES,
@@ -112,7 +114,7 @@ class Payloads:
 
         def decide() -> tuple[Group, None]:
             secret = find_secret(self._memory, text)
-            had = self._sealer.open(secret.sealed, secret_seal_name(secret.id))
+            had = secret_bytes(self._sealer, secret)
             _check_update(secret, spec, had, version)
             changed = msgspec.structs.replace(
                 secret, labels=spec.labels, updated_at=self._clock.now()
@@ -169,7 +171,21 @@ def _check(spec: PayloadSpec, kind: str, limit: int) -> None:
     if _templating(spec) not in ("", "golang"):
         raise invalid("Templating.Name", f"{_templating(spec)!r} is not golang")
     if _templating(spec):
-        raise unimplemented("Templating", f"templates in a {kind} are not supported yet")
+        _check_template(spec.data, kind)
+
+
+def _check_template(data: bytes, kind: str) -> None:
+    try:
+        check_payload_template(data.decode())
+    except UnicodeDecodeError as error:
+        raise invalid("Data", f"a {kind} with templates must be UTF-8 text") from error
+    except InvalidArgument as error:
+        raise unimplemented("Data", str(error)) from error
+
+
+def secret_bytes(sealer: Sealer, secret: Secret) -> bytes:
+    """What the secret is."""
+    return sealer.open(secret.sealed, secret_seal_name(secret.id))
 
 
 def _templating(spec: PayloadSpec) -> str:

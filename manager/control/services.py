@@ -9,6 +9,7 @@ from manager.control.canonical import canonical_service, endpoint_of
 from manager.control.credentials import read_header, seal_registry_auth
 from manager.control.inventing import invent_name
 from manager.control.lookup import find_service
+from manager.control.references import check_referents
 from manager.control.service_networks import resolve_networks
 from manager.control.writing import Writer
 from manager.store.memory import Memory
@@ -83,6 +84,7 @@ class Services:
             full = resolve_networks(self._memory, canonical_service(named))
             if self._memory.service_named(full.name) is not None:
                 raise exists("service", full.name)
+            check_referents(self._memory, full)
             check_ports_free(self._memory, full, identity)
             now = self._clock.now()
             service = Service(
@@ -113,6 +115,7 @@ class Services:
             service = find_service(self._memory, text)
             self._check_version(service, request.version)
             spec = resolve_networks(self._memory, _wanted(service, request))
+            check_referents(self._memory, spec)
             check_ports_free(self._memory, spec, service.id)
             changed = _changed(service, spec, self._clock.now(), bool(request.rollback))
             if auth:

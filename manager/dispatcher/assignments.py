@@ -11,6 +11,7 @@ import msgspec
 
 from manager.dispatcher.context import context_of, serves
 from manager.dispatcher.networks import NetworkParts, networks_of_node, task_networks
+from manager.dispatcher.payloads import Needs, Opened, needs
 from manager.view import View
 from shoal.model.assignment import (
     AssignedTask,
@@ -22,9 +23,10 @@ from shoal.model.assignment import (
     ManagerAddress,
     ManagerSet,
     MeshPart,
+    Payload,
     Peer,
 )
-from shoal.model.ids import NodeID, ServiceID
+from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import Node, Task
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec
@@ -95,12 +97,19 @@ def _ingress(view: View) -> Iterable[IngressPort]:
 LOCAL_ONLY = "shoal.ingress.local-only"
 
 
+class Confidences(msgspec.Struct, frozen=True):
+    """What is stored sealed: registry credentials by service, and how secrets are opened."""
+
+    credentials: Mapping[ServiceID, str]
+    opened: Opened
+
+
 def assignments_for(
     view: View,
     node: NodeID,
     part: ClusterPart,
     networks: NetworkParts,
-    credentials: Mapping[ServiceID, str],
+    confidences: Confidences,
 ) -> Assignments:
     """The complete set for one node; empty for a node that is gone.
 
@@ -109,15 +118,21 @@ def assignments_for(
     found = view.node(node)
     if found is None:
         return NOTHING_ASSIGNED
-    tasks = {
-        task.id: _assigned(task, found, credentials)
-        for task in view.tasks_of_node(node)
-        if task.status.state >= TaskState.ASSIGNED
-    }
+    tasks: dict[TaskID, AssignedTask] = {}
+    secrets: dict[str, Payload] = {}
+    configs: dict[str, Payload] = {}
+    for task in view.tasks_of_node(node):
+        if task.status.state < TaskState.ASSIGNED:
+            continue
+        tasks[task.id], needed = _assigned(view, task, found, confidences)
+        secrets.update((payload.id, payload) for payload in needed.secrets)
+        configs.update((payload.id, payload) for payload in needed.configs)
     on = [networks.of(view, network) for network in networks_of_node(view, node)]
     there = [one for one in on if one is not None]
     return Assignments(
         tasks=tasks,
+        secrets=secrets,
+        configs=configs,
         networks={one.network.id: one.network for one in there},
         endpoints=_joined([one.endpoints for one in there]),
         services=_joined([one.services for one in there]),
@@ -132,25 +147,31 @@ def assignments_for(
     )
 
 
-def _assigned(task: Task, node: Node, credentials: Mapping[ServiceID, str]) -> AssignedTask:
+def _assigned(
+    view: View, task: Task, node: Node, confidences: Confidences
+) -> tuple[AssignedTask, Needs]:
     spec = task.service_spec
     name = task.name
     container = spec.task_template.container_spec or ContainerSpec()
-    return AssignedTask(
+    context = context_of(task, node)
+    expanded = expand_container(container, context)
+    needed = needs(view, task, expanded, context, confidences.opened)
+    assigned = AssignedTask(
         id=task.id,
         service_id=task.service_id,
         service_name=spec.name,
         name=name,
         slot=task.slot,
         desired_state=task.desired_state,
-        container=expand_container(container, context_of(task, node)),
+        container=needed.container,
         labels={**container.labels, **system_labels(task, name)},
         resources=spec.task_template.resources,
         ports=_host_ports(task),
         log_driver=spec.task_template.log_driver,
-        registry_auth=credentials.get(task.service_id, ""),
+        registry_auth=confidences.credentials.get(task.service_id, ""),
         networks=task_networks(task),
     )
+    return assigned, needed
 
 
 def _host_ports(task: Task) -> tuple[PortConfig, ...]:
@@ -229,3 +250,24 @@ def _changed(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[V, ...]:
 
 def _removed(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[K, ...]:
     return () if old is new else tuple([key for key in old if key not in new])
+
+
+PORTION_BYTES = 8 << 20
+
+
+def portions(change: Difference, limit: int = PORTION_BYTES) -> list[Difference]:
+    """The same in messages of a bounded size: payloads that do not fit follow in further ones.
+
+    A task whose payloads are still to come waits for them.
+    """
+    found = [msgspec.structs.replace(change, secrets=(), configs=())]
+    room = limit
+    for kind in ("secrets", "configs"):
+        for payload in getattr(change, kind):
+            if len(payload.data) > room:
+                found.append(Difference())
+                room = limit
+            room -= len(payload.data)
+            held = (*getattr(found[-1], kind), payload)
+            found[-1] = msgspec.structs.replace(found[-1], **{kind: held})
+    return found

@@ -14,10 +14,12 @@ from typing_extensions import override
 
 from manager.dispatcher.assignments import (
     ClusterPart,
+    Confidences,
     assignments_for,
     cluster_part,
     complete,
     difference,
+    portions,
 )
 from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.sessions import AgentSession, Sessions
@@ -32,7 +34,7 @@ from shoal.common.tls import peer_of_call
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Event
 from shoal.model.errors import ClusterError, InvalidArgument, Unavailable, Unimplemented
-from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
+from shoal.model.ids import NetworkID, NodeID, TaskID
 from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +51,7 @@ Context = grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.M
 class Dispatcher(DispatcherServicer):
     """Serves all sessions of this manager.
 
-    `credentials` gives the registry credentials of services, opened.
+    `confidences` gives what is stored sealed, opened.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Dispatcher(DispatcherServicer):
         memory: Memory,
         sessions: Sessions,
         statuses: StatusWriter,
-        credentials: Callable[[], Mapping[ServiceID, str]],
+        confidences: Callable[[], Confidences],
     ) -> None:
         self._memory = memory
         self._sessions = sessions
         self._statuses = statuses
-        self._credentials = credentials
+        self._confidences = confidences
         self._part: ClusterPart | None = None
         self._networks = NetworkParts()
         memory.listen(self._on_events)
@@ -246,7 +248,7 @@ class Dispatcher(DispatcherServicer):
         if self._part is None:
             self._part = cluster_part(self._memory)
         present = assignments_for(
-            self._memory, session.node, self._part, self._networks, self._credentials()
+            self._memory, session.node, self._part, self._networks, self._confidences()
         )
         whole = session.told is None
         change = (
@@ -255,14 +257,17 @@ class Dispatcher(DispatcherServicer):
         if change is None:
             return news
         session.told = present
-        session.sequence = 1 if whole else session.sequence + 1
-        message = dispatcher_pb2.ManagerMessage()
-        assignments = message.assignments
-        to_message(self._stamp(), assignments.stamp)
-        assignments.complete = whole
-        assignments.sequence = session.sequence
-        to_message(change, assignments.difference)
-        return [*news, message]
+        session.sequence = 0 if whole else session.sequence
+        for part in portions(change):
+            session.sequence += 1
+            message = dispatcher_pb2.ManagerMessage()
+            assignments = message.assignments
+            to_message(self._stamp(), assignments.stamp)
+            assignments.complete = session.sequence == 1
+            assignments.sequence = session.sequence
+            to_message(part, assignments.difference)
+            news.append(message)
+        return news
 
     def _stamp(self) -> Stamp:
         cluster = self._memory.cluster()

@@ -55,10 +55,15 @@ class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A secret's or config's content, kept by the agent in memory only."""
+    """A secret's or config's content, kept by the agent in memory only.
+
+    Attributes:
+        error: why there is none; tasks that need it are rejected with this sentence.
+    """
 
     id: str
-    data: bytes
+    data: bytes = b""
+    error: str = ""
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):

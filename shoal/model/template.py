@@ -7,10 +7,12 @@ labels and volume driver options (docker-swarm.md 1.9). A missing key is an erro
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 from msgspec import field
+from typing_extensions import override
 
 from shoal.model.container import DriverConfig, Mount, VolumeOptions
 from shoal.model.errors import InvalidArgument
@@ -46,9 +48,15 @@ _FIELDS = {
     ".Task.Slot": "task_slot",
 }
 _LABEL = ".Service.Labels"
+_SHOWN = 80
 
 
-def expand(text: str, context: Context) -> str:
+PAYLOAD_FUNCTIONS = ("secret", "config", "env")
+Functions = Mapping[str, Callable[[str], str]]
+"""Functions of one quoted word, by name: `secret "target"` and the like in payloads."""
+
+
+def expand(text: str, context: Context, functions: Functions = MappingProxyType({})) -> str:
     """The text with its placeholders replaced.
 
     >>> expand("{{.Service.Name}}-{{.Task.Slot}}", Context(service_name="web", task_slot="3"))
@@ -56,10 +64,10 @@ def expand(text: str, context: Context) -> str:
     """
     if "{{" not in text:
         return text
-    return _ACTION.sub(lambda found: _action(found.group(1), text, context), text)
+    return _ACTION.sub(lambda found: _action(found.group(1), text, context, functions), text)
 
 
-def _action(action: str, text: str, context: Context) -> str:
+def _action(action: str, text: str, context: Context, functions: Functions) -> str:
     words: list[tuple[str, bool]] = []  # each with whether it is a literal
     for found in _WORD.finditer(action):
         quoted, raw, name = found.groups()
@@ -67,6 +75,8 @@ def _action(action: str, text: str, context: Context) -> str:
     match [word for word, _ in words]:
         case [only]:
             return only if words[0][1] else _field(only, text, context)
+        case [name, word] if name in functions and not words[0][1] and words[1][1]:
+            return functions[name](word)
         case ["index", ".Service.Labels", key]:
             return _label(key, text, context)
         case ["join", _, _, *_]:
@@ -92,7 +102,25 @@ def _label(key: str, text: str, context: Context) -> str:
 
 
 def _wrong(text: str, reason: str) -> InvalidArgument:
-    return InvalidArgument(f"invalid template {text!r}: {reason}")
+    shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return InvalidArgument(f"invalid template {shown!r}: {reason}")
+
+
+class _AnyLabel(dict[str, str]):
+    """Labels of a service that is not known yet: it has every one."""
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def check_payload_template(text: str) -> None:
+    """Refuse a payload whose placeholders are not understood, whoever uses it."""
+    functions = dict.fromkeys(PAYLOAD_FUNCTIONS, lambda _: "")
+    expand(text, Context(service_labels=_AnyLabel()), functions)
 
 
 def expand_container(spec: ContainerSpec, context: Context) -> ContainerSpec:

@@ -11,6 +11,7 @@ from shoal.model.errors import InvalidArgument
 from shoal.model.reference import parse_reference
 from shoal.model.spec.task import ContainerSpec, Privileges
 from shoal.model.template import Context, expand_container
+from shoal.model.validate.references import check_references
 from shoal.model.validate.refusal import invalid, unimplemented
 
 CONTAINER = "TaskTemplate.ContainerSpec"
@@ -35,6 +36,7 @@ def check_container(spec: ContainerSpec, service_name: str, labels: Mapping[str,
     if spec.privileges is not None:
         _check_privileges(spec.privileges)
     _check_not_there(spec)
+    check_references(spec)
     try:
         expand_container(spec, Context(service_name=service_name, service_labels=labels))
     except InvalidArgument as error:
@@ -208,7 +210,3 @@ def _check_not_there(spec: ContainerSpec) -> None:
         raise unimplemented(
             f"{CONTAINER}.Isolation", f"isolation {spec.isolation!r} is for Windows only"
         )
-    if spec.secrets:
-        raise unimplemented(f"{CONTAINER}.Secrets", "secrets cannot be given to services yet")
-    if spec.configs:
-        raise unimplemented(f"{CONTAINER}.Configs", "configs cannot be given to services yet")

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from manager.ca.authority import ClusterAuthority, Subject
+from manager.dispatcher.assignments import Confidences
 from manager.dispatcher.presence import Presence
 from manager.dispatcher.service import ACCESS, Dispatcher
 from manager.dispatcher.sessions import Sessions
@@ -148,7 +149,9 @@ class Lab:
         barrier = Barrier(store, self.memory.reached)
         sessions = Sessions(store, self.memory, barrier, presence, node, CLOCK, self.ids)
         statuses = StatusWriter(store, self.memory)
-        dispatcher = Dispatcher(self.memory, sessions, statuses, dict)
+        dispatcher = Dispatcher(
+            self.memory, sessions, statuses, lambda: Confidences({}, lambda secret: b"")
+        )
         server = rpc.server(current, ACCESS, CLOCK)
         add_DispatcherServicer_to_server(dispatcher, server)
         port = rpc.bind(server, "127.0.0.1:0", current)

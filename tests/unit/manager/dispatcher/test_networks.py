@@ -2,7 +2,12 @@ from typing import Any
 
 import msgspec
 
-from manager.dispatcher.assignments import assignments_for, cluster_part, difference
+from manager.dispatcher.assignments import (
+    Confidences,
+    assignments_for,
+    cluster_part,
+    difference,
+)
 from manager.dispatcher.networks import NetworkParts
 from manager.store.tables import Tables
 from shoal.model.assignment import Assignments, NetworkEndpoint, TaskNetwork
@@ -21,6 +26,7 @@ from shoal.model.spec.service import PortConfig
 from shoal.model.states import TaskState
 from tests.unit.manager.allocator.clusters import allocated, network, service, tables, task
 
+NOTHING_SEALED = Confidences({}, lambda secret: b"")
 N1, N2, N3 = NodeID("n1"), NodeID("n2"), NodeID("n3")
 
 
@@ -55,7 +61,9 @@ class Told:
         return self.put(msgspec.structs.replace(found, status=status, **more))
 
     def at(self, name: NodeID) -> Assignments:
-        return assignments_for(self.view, name, cluster_part(self.view), self.parts, {})
+        return assignments_for(
+            self.view, name, cluster_part(self.view), self.parts, NOTHING_SEALED
+        )
 
 
 def placed(of: Service, name: str, on: NodeID, slot: int = 1) -> Task:
@@ -193,7 +201,7 @@ def test_a_thousand_endpoints_on_five_nodes_are_cheap_to_change() -> None:
     cluster.move("t0500", TaskState.RUNNING, desired_state=TaskState.SHUTDOWN)
     part = cluster_part(cluster.view)
     for name in (N1, N2, N3):
-        told = assignments_for(cluster.view, name, part, cluster.parts, {})
+        told = assignments_for(cluster.view, name, part, cluster.parts, NOTHING_SEALED)
         sent = difference(before[name], told)
         assert sent is not None
         assert [one.task_id for one in sent.endpoints] == ["t0500"]

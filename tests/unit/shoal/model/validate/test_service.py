@@ -12,6 +12,10 @@ C = "TaskTemplate.ContainerSpec"
 OPEN = {"TargetPort": 80}
 
 
+def secret(**file: Any) -> list[dict[str, Any]]:
+    return [{"SecretID": "x", "SecretName": "y", "File": {"Name": "f", "Mode": 292, **file}}]
+
+
 def spec_with(path: str, value: Any) -> ServiceSpec:
     """A good spec with one thing set."""
     raw: dict[str, Any] = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "a"}}}
@@ -44,6 +48,13 @@ def spec_with(path: str, value: Any) -> ServiceSpec:
         ("TaskTemplate.Placement.Constraints", ["x"], "TaskTemplate.Placement.Constraints[0]"),
         ("TaskTemplate.Placement.MaxReplicas", -1, "TaskTemplate.Placement.MaxReplicas"),
         ("TaskTemplate.ForceUpdate", 1 << 63, "TaskTemplate.ForceUpdate"),
+        (f"{C}.Secrets", [{"SecretID": "x"}], f"{C}.Secrets[0]"),
+        (f"{C}.Secrets", [{"SecretID": "x", "SecretName": "y"}], f"{C}.Secrets[0].File"),
+        (f"{C}.Secrets", secret(Name="../f"), f"{C}.Secrets[0].File.Name"),
+        (f"{C}.Secrets", secret(UID="root"), f"{C}.Secrets[0].File.UID"),
+        (f"{C}.Secrets", secret(Mode=-1), f"{C}.Secrets[0].File.Mode"),
+        (f"{C}.Secrets", secret() * 2, f"{C}.Secrets[1].File.Name"),
+        (f"{C}.Configs", [{"ConfigID": "x"}], f"{C}.Configs[0]"),
         ("UpdateConfig.Order", "x", "UpdateConfig.Order"),
         ("UpdateConfig.MaxFailureRatio", 1.5, "UpdateConfig.MaxFailureRatio"),
         ("RollbackConfig.FailureAction", "rollback", "RollbackConfig.FailureAction"),
@@ -72,7 +83,7 @@ def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
         ("TaskTemplate.LogDriver.Name", "syslog"),
         ("TaskTemplate.Resources.SwapBytes", 5),
         (f"{C}.Isolation", "hyperv"),
-        (f"{C}.Secrets", [{"SecretID": "x"}]),
+        (f"{C}.Configs", [{"ConfigID": "x", "ConfigName": "y", "Runtime": {}}]),
         (f"{C}.Mounts", [{"Type": "cluster", "Source": "x", "Target": "/a"}]),
         (f"{C}.Privileges.CredentialSpec", {"File": "x"}),
     ],
