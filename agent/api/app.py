@@ -33,8 +33,8 @@ def build(
     unbuilt.add_routes(router)
     Archive(engine).add_routes(router)
     Containers(engine).add_routes(router)
-    Images(images, engine).add_routes(router)
-    Volumes(engine).add_routes(router)
+    Images(images, engine, clock).add_routes(router)
+    Volumes(engine, clock).add_routes(router)
     Networks(engine, *subnet).add_routes(router)
     cluster.add_routes(router, of_cluster)
     return router

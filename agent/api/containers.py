@@ -7,11 +7,12 @@ from aiohttp import web
 
 from agent.engine import listing
 from agent.engine.engine import Engine
+from agent.engine.pruning import FILTERS
 from agent.engine.updating import ContainerUpdate
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.container import ContainerCreate
-from shoal.model.errors import ClusterError, InvalidArgument
+from shoal.model.errors import ClusterError, Conflict, InvalidArgument
 
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
@@ -92,6 +93,8 @@ class Containers:
     async def resize(self, call: Call) -> web.StreamResponse:
         container = self._engine.find(call.parts["id"])
         height, width = call.number("h", 0), call.number("w", 0)
+        if not container.state.running:
+            raise Conflict(f"container {container.id} is not running")
         await self._engine.runtime.resize(container.id, height, width)
         return call.empty(200)
 
@@ -137,9 +140,8 @@ class Containers:
         return stream.response
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        filters = call.filters({"label", "label!", "until"})
-        deleted = await self._engine.prune(filters)
-        return call.json({"ContainersDeleted": deleted or None, "SpaceReclaimed": 0})
+        deleted, freed = await self._engine.prune(call.filters(FILTERS))
+        return call.json({"ContainersDeleted": deleted or None, "SpaceReclaimed": freed})
 
 
 def _seconds(call: Call) -> int | None:

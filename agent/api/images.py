@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,12 +12,15 @@ import msgspec
 from aiohttp import web
 
 from agent.engine.engine import Engine
+from agent.engine.pruning import Pruning
 from agent.images.image import Image, Progress, RegistryAuth
 from agent.images.store import ImageStore
+from shoal.common.clock import Clock
 from shoal.common.engine_http.call import Call, Stream
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import ClusterError, InvalidArgument, Unimplemented
+from shoal.model.reference import parse_reference
 
 _LIST_FILTERS = frozenset({"before", "dangling", "label", "reference", "since", "until"})
 
@@ -33,8 +36,9 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
 class Images:
     """Handlers of images."""
 
-    def __init__(self, store: ImageStore, engine: Engine) -> None:
+    def __init__(self, store: ImageStore, engine: Engine, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._engine = engine
 
     def add_routes(self, router: Router) -> None:
@@ -50,7 +54,12 @@ class Images:
 
     async def list_all(self, call: Call) -> web.StreamResponse:
         filters = call.filters(_LIST_FILTERS)
-        images = [image for image in self._store.list() if _matches(image, filters)]
+        aged = Pruning(Filters({"until": filters.get("until")}), self._clock.now())
+        images = [
+            image
+            for image in self._store.list()
+            if _matches(image, filters) and aged.takes({}, _instant(image.created))
+        ]
         for key in ("before", "since"):
             for text in filters.get(key):
                 edge = self._store.find(text).created or ""
@@ -69,7 +78,7 @@ class Images:
             "ParentId": "",
             "RepoTags": list(image.repo_tags),
             "RepoDigests": list(image.repo_digests),
-            "Created": _unix(image.created),
+            "Created": unix(image.created),
             "Size": image.size,
             "SharedSize": -1,
             "VirtualSize": image.size,
@@ -97,6 +106,7 @@ class Images:
             raise InvalidArgument("fromImage names no image", field="fromImage")
         if tag:
             name += f"@{tag}" if tag.startswith("sha256:") else f":{tag}"
+        parse_reference(name)
         auth = parse_auth(call.request.headers.get("X-Registry-Auth", ""))
         stream = await call.stream("application/json")
         try:
@@ -133,7 +143,7 @@ class Images:
         rows = [
             {
                 "Id": row.id,
-                "Created": _unix(row.created),
+                "Created": unix(row.created),
                 "CreatedBy": row.created_by,
                 "Tags": list(row.tags) or None,
                 "Size": row.size,
@@ -161,8 +171,7 @@ class Images:
 
     async def prune(self, call: Call) -> web.StreamResponse:
         filters = call.filters({"dangling", "label", "label!", "until"})
-        if "until" in filters or "label!" in filters:
-            raise Unimplemented("prune of images knows the filters dangling and label only")
+        chosen = Pruning(filters, self._clock.now())
         only_dangling = filters.truth("dangling") is not False
         used = {container.record.image_id for container in self._engine.registry}
         told: list[tuple[str, str]] = []
@@ -170,7 +179,7 @@ class Images:
         for image in self._store.list():
             if image.id in used or (only_dangling and image.repo_tags):
                 continue
-            if filters.labels(image.config.labels or {}):
+            if chosen.takes(image.config.labels or {}, _instant(image.created)):
                 told += await self._store.remove(image.id, force=True)
                 freed += image.size
         deleted = [{action: what} for action, what in told]
@@ -224,8 +233,6 @@ def _progress(step: Progress) -> dict[str, Any]:
 
 
 def _matches(image: Image, filters: Filters) -> bool:
-    if "until" in filters:
-        raise Unimplemented("the filter 'until' of images is not supported")
     dangling = filters.truth("dangling")
     if dangling is not None and dangling == bool(image.repo_tags):
         return False
@@ -266,10 +273,15 @@ def _inspected(image: Image) -> dict[str, Any]:
     return shape
 
 
-def _unix(created: str | None) -> int:
-    if not created:
-        return 0
+def unix(created: str | None) -> int:
+    """RFC 3339 as seconds since 1970; 0 where an image does not say."""
+    at = _instant(created)
+    return int(at.timestamp()) if at is not None else 0
+
+
+def _instant(created: str | None) -> datetime | None:
     try:
-        return int(datetime.fromisoformat(created).timestamp())
+        at = datetime.fromisoformat(created or "")
     except ValueError:
-        return 0
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from agent.api.cluster import Cluster
+from agent.api.images import unix
 from agent.engine.describe import stamp
 from agent.engine.engine import Engine
 from agent.images.image import Image
@@ -22,9 +23,10 @@ from shoal.common.engine_http import versions
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import Unimplemented
+from shoal.model.errors import InvalidArgument, Unimplemented
 
 _SHOAL = installed("shoal")
+_KINDS = frozenset({"container", "image", "volume", "build-cache"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
@@ -122,7 +124,9 @@ class System:
         return call.json(_UNCHANGING | facts)
 
     async def disk_usage(self, call: Call) -> web.StreamResponse:
-        wanted = set(call.texts("type")) or {"container", "image", "volume", "build-cache"}
+        wanted = set(call.texts("type")) or _KINDS
+        if unknown := wanted - _KINDS:
+            raise InvalidArgument(f"unknown object type: {min(unknown)}", field="type")
         shape: dict[str, Any] = {}
         if "image" in wanted:
             shape["LayersSize"] = sum(image.size for image in self._images.list())
@@ -144,7 +148,7 @@ class System:
             "RepoTags": list(image.repo_tags),
             "RepoDigests": list(image.repo_digests),
             "ParentId": "",
-            "Created": 0,
+            "Created": unix(image.created),
             "Size": image.size,
             "SharedSize": 0,
             "Labels": dict(image.config.labels or {}),

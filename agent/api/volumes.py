@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from agent.engine.engine import Engine
+from agent.engine.pruning import Pruning
 from agent.volumes import Volume, size_of
+from shoal.common.clock import Clock
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.container import EngineWire
@@ -28,8 +30,9 @@ class VolumeCreate(EngineWire, frozen=True, kw_only=True):
 class Volumes:
     """Handlers of volumes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
+        self._clock = clock
         self._volumes = engine.volumes
 
     def add_routes(self, router: Router) -> None:
@@ -78,14 +81,13 @@ class Volumes:
 
     async def prune(self, call: Call) -> web.StreamResponse:
         filters = call.filters({"all", "label", "label!"})
-        if "label!" in filters:
-            raise Unimplemented("prune of volumes does not know the filter 'label!'")
+        chosen = Pruning(filters, self._clock.now())
         every = filters.truth("all") or call.version < (1, 42)
         deleted, freed = [], 0
         for volume in list(self._volumes):
             if self._engine.users_of(volume.name) or not (every or volume.anonymous):
                 continue
-            if filters.labels(volume.labels):
+            if chosen.takes(volume.labels):
                 freed += await asyncio.to_thread(_size, volume)
                 await self._delete(volume.name)
                 deleted.append(volume.name)

@@ -1,6 +1,7 @@
 """Making a container out of a request: checks, defaults, image, name, volumes, first record."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from agent.engine import files, merge, mounting, ports, records, restart, signals
+from agent.engine import merge, mounting, records
+from agent.engine.checking import check
 from agent.engine.container import Container
 from agent.engine.mounting import Wanted
-from agent.engine.preparing import Ground, log_policy
+from agent.engine.preparing import Ground
 from agent.engine.records import MountPoint, Record
 from agent.engine.registry import Registry
 from agent.engine.seams import Images
-from agent.health import counting
 from agent.images.image import Image
 from agent.network.desired import NetworkName
 from agent.runtime.oci.bundle import MASKED, READONLY
@@ -30,13 +31,11 @@ from shoal.model.container import (
     LogConfig,
     RestartPolicy,
 )
-from shoal.model.errors import InvalidArgument, NotFound, Unimplemented
+from shoal.model.errors import InvalidArgument, NotFound
 
 Network = NetworkName | Literal["host", "container"]
 
 _SHM = 64 << 20
-_LEAST_MEMORY = 6 << 20
-_LOG_DRIVERS = ("", "json-file", "local", "k8s-file")
 
 
 class Creator:
@@ -77,7 +76,7 @@ class Creator:
         config = merge.merge(_config(request), _of_image(image))
         config = replace(config, labels={**config.labels, **(labels or {})})
         host = self._host_config(request.host_config)
-        _check(config, host)
+        check(config, host, init=bool(self._ground.init), cpus=os.cpu_count() or 1)
         identity = new_hex_id()
         chosen = network or _network(host, config)
         name = self._registry.reserve(name, identity)
@@ -214,36 +213,6 @@ def _network(host: HostConfig, config: ContainerConfig) -> Network:
     if mode.startswith("container:"):
         return "container"
     raise NotFound(f"network {mode} not found")
-
-
-def _check(config: ContainerConfig, host: HostConfig) -> None:
-    restart.check(host.restart_policy)
-    counting.check(config.healthcheck)
-    mounting.check_types(host.mounts)
-    signals.parse(config.stop_signal)
-    log_policy(host)
-    ports.wanted(config, host)
-    if host.auto_remove and host.restart_policy.name != "no":
-        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    if host.log_config.type not in _LOG_DRIVERS:
-        raise Unimplemented(
-            f"logging driver {host.log_config.type!r} is not supported: use json-file"
-        )
-    if 0 < host.memory < _LEAST_MEMORY:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB", field="HostConfig.Memory")
-    if host.memory < 0 or host.nano_cpus < 0:
-        raise InvalidArgument("limits of memory and CPU cannot be negative", field="HostConfig")
-    if host.links:
-        raise Unimplemented("links between containers are not supported: use a network")
-    if host.runtime not in ("runc", "oci"):
-        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(
-            f"the working directory '{config.working_dir}' is invalid, it needs to be an"
-            " absolute path",
-            field="WorkingDir",
-        )
-    files.check_hosts(host.extra_hosts or ())
 
 
 def _bind_source(want: Wanted) -> None:

@@ -6,6 +6,7 @@ Made by the composition root; used by the API and, for tasks, by the controller.
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from agent.engine import describe, listing, measuring, names, records, updating
+from agent.engine import checking, describe, listing, measuring, names, records, updating
 from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.copying import Copying
@@ -28,7 +29,8 @@ from agent.engine.execs import Execs
 from agent.engine.launching import Launcher
 from agent.engine.lifecycle import Lifecycle
 from agent.engine.preparing import ROOT, Ground, Preparer
-from agent.engine.records import MountPoint, Record
+from agent.engine.pruning import Pruning
+from agent.engine.records import MountPoint
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
@@ -40,7 +42,7 @@ from agent.volumes import Volumes, size_of
 from shoal.common.clock import Clock
 from shoal.common.engine_http.query import Filters
 from shoal.model.container import ContainerCreate
-from shoal.model.errors import ClusterError, Conflict, NotFound, Unimplemented
+from shoal.model.errors import ClusterError, Conflict, NotFound
 
 log = structlog.get_logger(__name__)
 
@@ -278,22 +280,26 @@ class Engine:
         """`docker update`."""
         container = self.find(text)
         host = updating.apply(container.record.host_config, wanted)
+        checking.check_limits(host, os.cpu_count() or 1)
         if container.state.running:
             await self.runtime.update(container.id, updating.limits(host))
         container.change(host_config=host)
         self.lifecycle.publish(container, "update")
 
-    async def prune(self, filters: Filters) -> list[str]:
-        """Remove all containers that do not run; their ids."""
-        deleted = []
+    async def prune(self, filters: Filters) -> tuple[list[str], int]:
+        """Remove all containers that do not run: their ids, and the bytes they had written."""
+        chosen = Pruning(filters, self._clock.now())
+        deleted, freed = [], 0
         for container in self.registry:
             record = container.record
             if record.state.status not in ("created", "exited", "dead") or record.owner:
                 continue
-            if filters.labels(record.config.labels) and not _unwanted(filters, record):
+            if chosen.takes(record.config.labels, record.created_at):
+                written, _ = await self._sizes(container)
                 await self.lifecycle.remove(container)
                 deleted.append(container.id)
-        return deleted
+                freed += written
+        return deleted, freed
 
     async def attach(self, container: Container) -> Attachment:
         """The container's stdio; before its start this waits for it and misses nothing."""
@@ -305,15 +311,6 @@ class Engine:
     def users_of(self, volume: str) -> list[str]:
         """Ids of the containers that mount a volume."""
         return self._removal.users_of(volume)
-
-
-def _unwanted(filters: Filters, record: Record) -> bool:
-    """`label!=x` keeps what has the label, `until` what is younger."""
-    if "label!" in filters and filters.labels(record.config.labels, "label!"):
-        return True
-    if "until" not in filters:
-        return False
-    raise Unimplemented("prune with the filter 'until' is not supported; use label filters")
 
 
 def _sweep(directory: Path) -> None:

@@ -40,7 +40,7 @@ _UNCONFINED = {"seccomp", "apparmor", "label", "systempaths", "no-new-privileges
 def oci_config(request: ContainerRequest) -> dict[str, Any]:
     """The complete `config.json`."""
     host = request.host
-    _refuse(request)
+    check_supported(request.host, init=bool(request.init))
     linux: dict[str, Any] = {
         "cgroupsPath": request.cgroup,
         "namespaces": _namespaces(request),
@@ -133,10 +133,10 @@ def _sysctls(host: HostConfig) -> dict[str, str]:
     return sysctls | dict(host.sysctls)
 
 
-def _refuse(request: ContainerRequest) -> None:
-    host = request.host
+def check_supported(host: HostConfig, *, init: bool) -> None:
+    """Refuse what this runtime cannot do; `init`: the host has an init program."""
     refusals = (
-        (bool(host.init) and not request.init, "Init: no static init program (tini) is there"),
+        (bool(host.init) and not init, "Init: no static init program (tini) is there"),
         (host.userns_mode not in {"", "host"}, f"user namespace mode {host.userns_mode!r}"),
         (bool(host.device_requests), "device requests such as --gpus"),
         (bool(host.storage_opt), "storage options"),

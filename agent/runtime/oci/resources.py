@@ -27,7 +27,7 @@ _BASE_RULES = (
 
 def resources(host: HostConfig) -> dict[str, Any]:
     """`linux.resources` without devices; only what was asked for appears."""
-    _check(host)
+    check(host)
     found: dict[str, Any] = {}
     if cpu := _cpu(host):
         found["cpu"] = cpu
@@ -91,7 +91,8 @@ def _memory(host: HostConfig) -> dict[str, Any]:
     return memory
 
 
-def _check(host: HostConfig) -> None:
+def check(host: HostConfig) -> None:
+    """Refuse limits that contradict each other."""
     problem = ""
     if host.nano_cpus and (host.cpu_quota or host.cpu_period):
         problem = "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set"

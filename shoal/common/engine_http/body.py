@@ -41,6 +41,8 @@ def decode(data: bytes, model: type[T]) -> T:
         raise InvalidArgument(f"invalid JSON: {error}") from error
     except UnicodeDecodeError as error:
         raise InvalidArgument("invalid JSON: the body is not UTF-8") from error
+    except RecursionError as error:
+        raise InvalidArgument("invalid JSON: it is nested too deeply") from error
     return convert(raw, model)
 
 
@@ -62,4 +64,4 @@ def _refusal(sentence: str) -> InvalidArgument:
 
 
 def _plain(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:].replace("`", "")
+    return sentence[:1].lower() + sentence[1:].replace("`", "").replace(" | null", "")

@@ -77,7 +77,10 @@ class Filters:
             return True
         if values <= {"0", "false", "f"}:
             return False
-        raise InvalidArgument(f"invalid filter '{key}={self.get(key)}'", field=f"filters.{key}")
+        given = ", ".join(self.get(key))
+        raise InvalidArgument(
+            f"invalid filter '{key}={given}': true or false is needed", field=f"filters.{key}"
+        )
 
 
 def parse_filters(text: str | None, known: Collection[str]) -> Filters:
