@@ -6,12 +6,13 @@ nothing of the cluster half is understood here.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -40,6 +41,13 @@ Lines = AsyncIterable[bytes]
 log = structlog.get_logger(__name__)
 
 
+class ClusterInfo(msgspec.Struct, frozen=True):
+    """The `Swarm` section of `info`, and what it warns of."""
+
+    swarm: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+
+
 class Cluster(Protocol):
     """What the API must know of the cluster this host is in, if it is in one."""
 
@@ -54,8 +62,8 @@ class Cluster(Protocol):
         """
         ...
 
-    async def swarm_info(self) -> Mapping[str, Any]:
-        """The `Swarm` section of `info`."""
+    async def info(self) -> "ClusterInfo":
+        """The cluster's part of `info`."""
         ...
 
     def events(self, query: Mapping[str, str]) -> AbstractAsyncContextManager[Lines | None]:
@@ -118,10 +126,10 @@ class Gateway:
             raise otherwise
         return await pipe_stream(call, self._socket)
 
-    async def swarm_info(self) -> Mapping[str, Any]:
+    async def info(self) -> ClusterInfo:
         section = self._membership.section()
         if not section["ControlAvailable"]:
-            return section
+            return ClusterInfo(section)
         connector = aiohttp.UnixConnector(str(self._socket))
         limit = aiohttp.ClientTimeout(total=_INFO_SECONDS)
         try:
@@ -132,10 +140,11 @@ class Gateway:
                 told = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:
             log.info("the local manager does not answer", reason=str(error))
-            return {**section, "Error": "the manager of this host does not answer"}
+            sentence = "the manager of this host does not answer"
+            return ClusterInfo({**section, "Error": sentence})
         if answer.status != _OK:
-            return {**section, "Error": str(told.get("message", ""))}
-        return {**section, **told}
+            return ClusterInfo({**section, "Error": str(told.get("message", ""))})
+        return ClusterInfo({**section, **told["Swarm"]}, told["Warnings"])
 
     @asynccontextmanager
     async def events(self, query: Mapping[str, str]) -> AsyncIterator[Lines | None]:

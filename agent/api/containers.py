@@ -54,6 +54,8 @@ class Containers:
 
     async def create(self, call: Call) -> web.StreamResponse:
         request = await call.body(ContainerCreate)
+        if call.text("platform"):
+            self._engine.check_platform(request.image, call.text("platform"))
         identity, warnings = await self._engine.create(request, call.text("name"))
         return call.json({"Id": identity, "Warnings": warnings}, 201)
 

@@ -33,6 +33,29 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
     identitytoken: str = ""
 
 
+class _LateStream:
+    """Progress that begins with the first layer: what fails before has a status of its own."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._held: list[Progress] = []
+        self.stream: Stream | None = None
+
+    async def tell(self, step: Progress) -> None:
+        self._held.append(step)
+        if self.stream is not None or step.layer:
+            await self.begun()
+
+    async def begun(self) -> Stream:
+        """The stream, with all that was told so far."""
+        if self.stream is None:
+            self.stream = await self._call.stream("application/json")
+        held, self._held = self._held, []
+        for step in held:
+            await self.stream.json(_progress(step))
+        return self.stream
+
+
 class Images:
     """Handlers of images."""
 
@@ -43,6 +66,8 @@ class Images:
 
     def add_routes(self, router: Router) -> None:
         router.add("GET", "/images/json", self.list_all)
+        router.add("GET", "/images/get", self.save, stream=True)
+        router.add("GET", "/images/{name*}/get", self.save, stream=True)
         router.add("POST", "/images/load", self.load)
         router.add("POST", "/images/create", self.pull)
         router.add("POST", "/images/prune", self.prune)
@@ -86,6 +111,16 @@ class Images:
             "Containers": users,
         }
 
+    async def save(self, call: Call) -> web.StreamResponse:
+        names = [call.parts["name"]] if "name" in call.parts else call.texts("names")
+        if not names:
+            raise InvalidArgument("names must name the images to save", field="names")
+        async with self._store.saved(names) as archive:
+            stream = await call.stream("application/x-tar")
+            async for data in archive:
+                await stream.write(data)
+        return stream.response
+
     async def load(self, call: Call) -> web.StreamResponse:
         async def chunks() -> AsyncIterator[bytes]:
             async for chunk in call.request.content.iter_chunked(1 << 18):
@@ -108,22 +143,29 @@ class Images:
             name += f"@{tag}" if tag.startswith("sha256:") else f":{tag}"
         parse_reference(name)
         auth = parse_auth(call.request.headers.get("X-Registry-Auth", ""))
-        stream = await call.stream("application/json")
+        progress = _LateStream(call)
         try:
-            image = await self._pulled(stream, name, auth, call.text("platform") or None)
-            self._publish("pull", image)
+            image = await self._pulled(progress, name, auth, call.text("platform") or None)
         except ClusterError as error:
-            await stream.failure(str(error))
-        return stream.response
+            if progress.stream is None:
+                raise
+            await progress.stream.failure(str(error))
+            return progress.stream.response
+        self._publish("pull", image)
+        return (await progress.begun()).response
 
     async def _pulled(
-        self, stream: Stream, name: str, auth: RegistryAuth | None, platform: str | None
+        self,
+        progress: "_LateStream",
+        name: str,
+        auth: RegistryAuth | None,
+        platform: str | None,
     ) -> Image:
         told: asyncio.Queue[Progress | None] = asyncio.Queue()
 
         async def tell() -> None:
             while (step := await told.get()) is not None:
-                await stream.json(_progress(step))
+                await progress.tell(step)
 
         async with asyncio.TaskGroup() as group:
             telling = group.create_task(tell())

@@ -97,6 +97,7 @@ class System:
         return call.json({"Platform": {"Name": f"Shoal {_SHOAL}"}, "Components": parts, **top})
 
     async def info(self, call: Call) -> web.StreamResponse:
+        cluster = await self._cluster.info()
         states = [container.state.status for container in self._engine.registry]
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         facts: dict[str, Any] = {
@@ -116,12 +117,15 @@ class System:
             "MemTotal": memory,
             "DockerRootDir": self._host.root,
             "CgroupVersion": "2" if self._host.cgroup_v2 else "1",
-            "RuncCommit": {"ID": self._host.runc},
-            "Swarm": await self._cluster.swarm_info(),
+            "OomKillDisable": not self._host.cgroup_v2,
+            "RuncCommit": {"ID": self._host.runc, "Expected": self._host.runc},
+            "Swarm": cluster.swarm,
+            "Warnings": list(cluster.warnings) or None,
             "NGoroutines": len(asyncio.all_tasks()),
             "NFd": len(os.listdir("/proc/self/fd")),
         }
-        return call.json(_UNCHANGING | facts)
+        bridged = _NO_BRIDGE_FILTER if call.version < (1, 50) else {}
+        return call.json(_UNCHANGING | bridged | facts)
 
     async def disk_usage(self, call: Call) -> web.StreamResponse:
         wanted = set(call.texts("type")) or _KINDS
@@ -175,6 +179,9 @@ class System:
         )
 
 
+_NO_BRIDGE_FILTER = {"BridgeNfIptables": True, "BridgeNfIp6tables": True}
+"""Old clients warn where these are missing; this host's network does without that filter."""
+
 _UNCHANGING: dict[str, Any] = {
     "Driver": "overlay2",
     "DriverStatus": [["Backing Filesystem", "overlayfs"], ["Supports d_type", "true"]],
@@ -191,7 +198,6 @@ _UNCHANGING: dict[str, Any] = {
     "CPUShares": True,
     "CPUSet": True,
     "PidsLimit": True,
-    "OomKillDisable": False,
     "IPv4Forwarding": True,
     "Debug": False,
     "LoggingDriver": "json-file",
@@ -218,11 +224,10 @@ _UNCHANGING: dict[str, Any] = {
     "LiveRestoreEnabled": True,
     "Isolation": "",
     "InitBinary": "",
-    "ContainerdCommit": {"ID": ""},
-    "InitCommit": {"ID": ""},
+    "ContainerdCommit": {"ID": "", "Expected": ""},
+    "InitCommit": {"ID": "", "Expected": ""},
     "SecurityOptions": ["name=seccomp,profile=builtin"],
     "CDISpecDirs": None,
-    "Warnings": None,
 }
 
 

@@ -6,7 +6,6 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Handler, Router
 from shoal.model.errors import Unimplemented
 
-_SAVE = "saving images is not there yet"
 _BUILD = "building images is not there yet: build elsewhere, docker save, docker load"
 _PLUGINS = "plugins are not supported"
 
@@ -14,8 +13,6 @@ _ROUTES = (
     ("GET", "/containers/{id}/attach/ws", "attaching by websocket is not supported"),
     ("GET POST DELETE", "/containers/{id}/checkpoints", "checkpoints are not supported"),
     ("POST", "/commit", "committing containers to images is not there yet"),
-    ("GET", "/images/get", _SAVE),
-    ("GET", "/images/{name*}/get", _SAVE),
     ("GET", "/images/search", "searching registries is not supported"),
     ("POST", "/images/{name*}/push", "pushing images is not there yet"),
     ("POST", "/build", _BUILD),

@@ -35,6 +35,8 @@ from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
 from agent.engine.updating import ContainerUpdate
+from agent.images.image import Platform, parse_platform
+from agent.images.manifest import fits
 from agent.network.desired import NetworkName
 from agent.runtime.oci import rootfs
 from agent.runtime.runtime import Attachment, Runtime, Stats
@@ -170,6 +172,16 @@ class Engine:
         )
         self.lifecycle.publish(container, "create")
         return container.id, warnings
+
+    def check_platform(self, reference: str, platform: str) -> None:
+        """Refuse an image that is here for another platform."""
+        image = self._images.find(reference)
+        found = Platform(os=image.os, architecture=image.architecture, variant=image.variant)
+        if not fits(found, parse_platform(platform)):
+            raise NotFound(
+                f"image with reference {reference} was found but does not match the specified"
+                f" platform: wanted {platform}, actual: {found}"
+            )
 
     def find(self, text: str) -> Container:
         """The container meant by an id, a name or the start of an id."""

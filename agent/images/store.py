@@ -15,13 +15,14 @@ import builtins  # the class has a method `list`
 import platform as machine
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from agent.images import manifest as documents
+from agent.images import saving
 from agent.images.archive import Arrival, Spool, read_archive
 from agent.images.blobs import BlobStore, replace_synced
 from agent.images.catalog import Catalog, Record, decode_catalog, encode_catalog, familiar
@@ -117,6 +118,22 @@ class ImageStore:
         if not self._blobs.has(digest):
             raise NotFound(f"blob {digest} is not in the image store")
         return self._blobs.path(digest)
+
+    @asynccontextmanager
+    async def saved(self, names: Sequence[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The archive of `docker save`; what it consists of stays until the block ends."""
+        chosen = saving.choose(self._catalog, names)
+        with self._leased(d for each in chosen for d in self._needs(each.record)):
+            contents = [
+                saving.Content(
+                    each,
+                    self._manifest(each.record),
+                    self._blobs.size(each.record.manifest),
+                    documents.media_type_of(self._blobs.read(each.record.manifest)),
+                )
+                for each in chosen
+            ]
+            yield saving.archive(self._blobs.path, contents)
 
     # -- names -------------------------------------------------------------------------------
 

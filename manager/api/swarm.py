@@ -93,7 +93,7 @@ class SwarmHandlers:
         nodes = list(operations.memory.nodes())
         swarm = info_json(operations.me, nodes, cluster, tls_info(cluster.root_ca))
         if error:
-            swarm |= {"Error": error, "ControlAvailable": False}
+            swarm |= {"Error": error}
         return call.json_bytes(
             msgspec.json.encode({"Swarm": swarm, "Warnings": warnings(nodes)})
         )

@@ -260,3 +260,24 @@ async def test_cancelled_loads_leave_nothing(store: ImageStore, tmp_path: Path) 
         await unpacker(os.getpid())
         task.cancel()
     assert files(tmp_path / "images") == set()
+
+
+async def test_what_is_saved_loads_as_the_same_images(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    await store.load(pieces(docker_archive(BASE, TOP, tags=("demo:1", "demo:2", "other:1"))))
+    before = store.find("demo:1")
+    async with store.saved(["demo", before.id]) as archive:
+        whole = b"".join([data async for data in archive])
+    again = await opened(tmp_path / "again")
+    await again.load(pieces(whole))
+    found = again.find("demo:2")
+    assert (found.id, found.layers) == (before.id, before.layers)
+    assert found.repo_tags == ("demo:1", "demo:2")
+    async with store.saved(["other:1"]) as archive:
+        names = await again.load(pieces(b"".join([data async for data in archive])))
+    assert [one.line for one in names] == ["Loaded image: other:1"]
+    for wrong in (["nope"], []):
+        with pytest.raises(NotFound):
+            async with store.saved(wrong):
+                pass

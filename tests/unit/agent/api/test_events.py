@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import ClientSession, UnixConnector, web
 
-from agent.api.cluster import Lines
+from agent.api.cluster import ClusterInfo, Lines
 from agent.api.events import Events
 from agent.engine.events import EventBus
 from shoal.common.clock import SystemClock
@@ -37,8 +37,8 @@ class Manager:
     async def pass_on(self, call: Call, otherwise: ClusterError) -> web.StreamResponse:
         raise otherwise
 
-    async def swarm_info(self) -> Mapping[str, Any]:
-        return {}
+    async def info(self) -> ClusterInfo:
+        return ClusterInfo({})
 
     def ping_state(self) -> str:
         return "active/manager"
