@@ -7,7 +7,6 @@ is left of the attempt purged. Called by the composition root on behalf of the a
 
 from collections.abc import Sequence
 
-import msgspec
 import structlog
 
 from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
@@ -26,6 +25,7 @@ from shoal.common.config import HostConfig
 from shoal.common.entropy import random_bytes
 from shoal.common.identity import Identity, IdentityStore, identity_of
 from shoal.model.changes import Create, Group
+from shoal.model.defaults import merged_cluster
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
 from shoal.model.names import Wire
@@ -119,7 +119,7 @@ class Founder:
             id=cluster,
             created_at=now,
             updated_at=now,
-            spec=_merged(request.spec),
+            spec=merged_cluster(request.spec),
             root_ca=root.roots_pem.decode(),
             etcd_ca=etcd_root.roots_pem.decode(),
             sealed=seal_secrets(sealer, cluster, secrets),
@@ -150,20 +150,6 @@ async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Netwo
     outcome = await Commit(kv, Memory(), ids).commit([group])
     if outcome.clashed:
         raise FailedPrecondition("the store of this host holds a cluster already")
-
-
-def _merged(spec: ClusterSpec) -> ClusterSpec:
-    """The spec given to init over the defaults: a zero there means the default."""
-    given = {
-        name: value
-        for name in spec.__struct_fields__
-        if (value := getattr(spec, name)) != getattr(ClusterSpec(), name)
-    }
-    ca = spec.ca_config
-    if not ca.node_cert_expiry:
-        default = ClusterSpec().ca_config.node_cert_expiry
-        given["ca_config"] = msgspec.structs.replace(ca, node_cert_expiry=default)
-    return ClusterSpec(**{**given, "name": "default"})
 
 
 def _check(request: InitRequest, config: HostConfig) -> None:

@@ -34,7 +34,10 @@ class AuthConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _LateStream:
-    """Progress that begins with the first layer: what fails before has a status of its own."""
+    """Progress that begins with its second step, the first that was got from a registry.
+
+    What fails before has a status of its own, as with Docker.
+    """
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -43,7 +46,7 @@ class _LateStream:
 
     async def tell(self, step: Progress) -> None:
         self._held.append(step)
-        if self.stream is not None or step.layer:
+        if self.stream is not None or len(self._held) > 1:
             await self.begun()
 
     async def begun(self) -> Stream:

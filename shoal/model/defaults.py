@@ -7,10 +7,13 @@ The numbers are Docker's (docker-swarm.md 1.2, 1.4, 1.6). Called by deciders and
 import re
 from datetime import timedelta
 from enum import StrEnum
+from types import NoneType
+from typing import Any, get_args
 
 import msgspec
 
 from shoal.model.objects import Cluster
+from shoal.model.spec.cluster import ClusterSpec
 from shoal.model.spec.service import EndpointSpec, PortConfig, ServiceSpec, UpdateConfig
 from shoal.model.spec.task import TaskSpec
 from shoal.model.states import FailureAction, RestartCondition, UpdateOrder
@@ -177,6 +180,26 @@ def protocol_of(port: PortConfig) -> str:
 def is_host_port(port: PortConfig) -> bool:
     """Whether a port is published on the task's host alone."""
     return port.publish_mode == "host"
+
+
+def merged_cluster(spec: ClusterSpec) -> ClusterSpec:
+    """The spec given to init over the defaults, all through: a zero there means the default.
+
+    What can be absent (the history limit) is zero only if it was said to be.
+    """
+    merged: ClusterSpec = _over(spec, ClusterSpec())
+    return msgspec.structs.replace(merged, name=ClusterSpec().name)
+
+
+def _over(given: Any, default: Any) -> Any:
+    changes: dict[str, Any] = {}
+    for field in msgspec.structs.fields(given):
+        value, usual = getattr(given, field.name), getattr(default, field.name)
+        if isinstance(value, msgspec.Struct) and isinstance(usual, msgspec.Struct):
+            changes[field.name] = _over(value, usual)
+        elif value is None or (not value and NoneType not in get_args(field.type)):
+            changes[field.name] = usual
+    return msgspec.structs.replace(given, **changes)
 
 
 def history_limit(cluster: Cluster | None) -> int:
