@@ -7,6 +7,7 @@ this host asks here only for what it does not have itself.
 """
 
 import asyncio
+from urllib.parse import quote
 
 import structlog
 from aiohttp import web
@@ -46,14 +47,14 @@ class ContainerHandlers:
         text = call.parts["id"]
         node = container_node(self._backend.operations.memory, text)
         if node is None:
-            node = await self._search(f"/containers/{text}/json")
+            node = await self._search(f"/containers/{quote(text, safe='')}/json")
         if node is None:
             raise NotFound(f"No such container: {text}")
         return await self._pass_on(call, node)
 
     async def execution(self, call: Call) -> web.StreamResponse:
         _refuse_hop(call, "exec instance")
-        node = await self._search(f"/exec/{call.parts['id']}/json")
+        node = await self._search(f"/exec/{quote(call.parts['id'], safe='')}/json")
         if node is None:
             raise NotFound(f"No such exec instance: {call.parts['id']}")
         return await self._pass_on(call, node)

@@ -14,6 +14,8 @@ from typing import Self
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from typing_extensions import override
 
 from shoal.common.engine_http import versions
 from shoal.common.engine_http.call import Call
@@ -25,7 +27,35 @@ Guard = Callable[[Call], None]
 """Raises `PermissionDenied` where this listener must not serve this call."""
 
 _SHUTDOWN_SECONDS = 2.0
+_LINE_BYTES = 64 << 10  # registry tokens in headers are long
+_BACKLOG = 1024  # a burst of clients is not refused while one request is worked on
 log = structlog.get_logger(__name__)
+
+
+class _Protocol(RequestHandler):
+    """Words what is not even HTTP as Docker words errors, and closes the connection."""
+
+    @override
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        log.info("not a request", reason=str(exc))
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, an error cannot follow it")
+        first = (message or "").strip().partition("\n")[0].strip().rstrip(":")
+        response = error_response(status, f"malformed HTTP request: {first}")
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    @override
+    def __call__(self) -> RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
 class EngineServer:
@@ -72,7 +102,8 @@ class EngineServer:
         _clear(path)
         mask = os.umask(0o777 & ~mode)
         try:
-            await web.UnixSite(await self._runner(guard), str(path)).start()
+            runner = await self._runner(guard)
+            await web.UnixSite(runner, str(path), backlog=_BACKLOG).start()
         finally:
             os.umask(mask)
         if group >= 0:
@@ -82,14 +113,22 @@ class EngineServer:
         self, host: str, port: int, context: ssl.SSLContext, guard: Guard | None = None
     ) -> None:
         """Listen on TCP with TLS; the context decides who may connect."""
-        site = web.TCPSite(await self._runner(guard), host, port, ssl_context=context)
+        site = web.TCPSite(
+            await self._runner(guard), host, port, ssl_context=context, backlog=_BACKLOG
+        )
         await site.start()
 
     async def _runner(self, guard: Guard | None) -> web.ServerRunner:
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             return await self._serve(request, guard)
 
-        server = web.Server(serve, handler_cancellation=True, access_log=None)
+        server = _Server(
+            serve,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+        )
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         self._runners.append(runner)

@@ -216,6 +216,10 @@ async def test_requests_go_to_the_host_of_a_container(tmp_path: Path) -> None:
             assert await client.get(f"/v1.44/containers/{text}/json") == {"Id": identity}
         status, answer = await client.ask("GET", "/containers/none/json")
         assert (status, answer["message"]) == (404, "No such container: none")
+        for hostile in ("%ff%fe", "x%0d%0aX-Y:%20z", "a%20b", "%00"):
+            status, answer = await client.ask("GET", f"/containers/{hostile}/json")
+            assert status == 404
+            assert answer["message"].startswith("No such container: ")
         hop = {"X-Shoal-Hop": "manager"}
         assert (await client.ask("GET", f"/containers/{PLAIN}/json", headers=hop))[0] == 404
         status, answer = await client.ask("POST", f"/containers/{PLAIN}/exec", {"Cmd": ["x"]})
