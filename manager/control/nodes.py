@@ -35,8 +35,9 @@ class Nodes:
 
         def decide() -> tuple[Group, None]:
             node = find_node(self._memory, text)
-            # A report of the node since the caller's reading changes nothing of its spec.
-            if not node.guard <= version <= node.version:
+            # What the leader and the node itself wrote since the caller's reading (state, role,
+            # description) loses nothing of the user's.
+            if not node.spec_since <= version <= node.version:
                 raise out_of_sequence()
             if node.spec.role == _MANAGER and spec.role != _MANAGER:
                 check_demotion(self._memory, node)

@@ -79,7 +79,13 @@ def encode_object(thing: StoredObject) -> bytes:
     bare = msgspec.structs.replace(thing, version=0, guard=0)
     if isinstance(bare, Node):
         bare = msgspec.structs.replace(
-            bare, description=None, addr="", data_path_addr="", tunnel=(), session=None
+            bare,
+            description=None,
+            addr="",
+            data_path_addr="",
+            tunnel=(),
+            session=None,
+            spec_since=0,
         )
     return encode(bare)
 

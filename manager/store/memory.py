@@ -16,7 +16,7 @@ from manager.store import keys
 from manager.store.codec import TaskRecord, decode, join_task
 from manager.store.tables import Tables
 from shoal.model.changes import Event
-from shoal.model.ids import ServiceID
+from shoal.model.ids import NodeID, ServiceID
 from shoal.model.objects import (
     Cluster,
     Config,
@@ -229,8 +229,11 @@ class Memory(Tables):
             return None
         report = self._parts.get(keys.describe_key(identity))
         session = self._parts.get(keys.session_key(identity))
+        before = self.node(NodeID(identity))
+        same = before is not None and before.spec == main.record.spec
         node: Node = msgspec.structs.replace(
             main.record,
+            spec_since=before.spec_since if before is not None and same else main.revision,
             version=max(main.revision, report.revision if report is not None else 0),
             guard=main.revision,
         )

@@ -121,6 +121,8 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     """A host of the cluster. `role` is observed (its certificate), `spec.role` wished.
 
     `lost_since`: since when it has had no session; it is down once the grace has passed.
+    `spec_since`: the revision since which, as far as a manager's memory goes back, its spec is
+    what it is. Not stored.
     """
 
     id: NodeID
@@ -139,6 +141,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     data_path_addr: str = ""
     tunnel: tuple[TunnelKey, ...] = ()
     session: NodeSession | None = None
+    spec_since: int = 0
 
     @property
     def role_told(self) -> NodeRole:

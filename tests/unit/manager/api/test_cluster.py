@@ -11,7 +11,7 @@ from shoal.model.changes import Update
 from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import ContainerStatus, Service, Task, TaskStatus
 from shoal.model.spec.service import ServiceSpec
-from shoal.model.states import NodeState, TaskState
+from shoal.model.states import NodeRole, NodeState, TaskState
 from tests.unit.manager.api.serving import MANAGER2, ME, WORKER, Cell, Client, serving
 
 
@@ -127,6 +127,22 @@ async def test_node_updates(tmp_path: Path) -> None:
         path = f"/nodes/{WORKER}/update?version=1"
         status, answer = await client.ask("POST", path, shown["Spec"])
         assert (status, "out of sequence" in answer["message"]) == (500, True)
+
+
+async def test_what_the_leader_writes_refuses_no_user(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (cell, client):
+        assert (await change_node(client, "w1", Labels={"a": "b"}))[0] == 200
+        read = await client.get("/nodes/w1")
+        node = cell.memory.node(WORKER)
+        assert node is not None
+        await cell.write(Update(msgspec.structs.replace(node, role=NodeRole.MANAGER)))
+        path = f"/nodes/{WORKER}/update?version={read['Version']['Index']}"
+        changed = {**read["Spec"], "Availability": "drain"}
+        assert (await client.ask("POST", path, changed))[0] == 200
+        assert (await client.ask("POST", path, read["Spec"]))[0] == 500
+        after = cell.memory.node(WORKER)
+        assert after is not None
+        assert (after.role, after.spec.availability) == (NodeRole.MANAGER, "drain")
 
 
 async def test_the_last_manager_and_the_quorum_stay(tmp_path: Path) -> None:
