@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from manager.dispatcher.assignments import (
     NOTHING_ASSIGNED,
     ClusterPart,
+    Confidences,
     assignments_for,
     cluster_part,
     complete,
@@ -48,9 +49,8 @@ INGRESS = PortConfig(protocol="tcp", target_port=80, published_port=80, publish_
 
 def told(*things: StoredObject, node: NodeID = N1) -> Assignments:
     view = tables(*things)
-    return assignments_for(
-        view, node, cluster_part(view), NetworkParts(), {ServiceID("s1"): "login"}
-    )
+    confidences = Confidences({ServiceID("s1"): "login"}, lambda secret: b"")
+    return assignments_for(view, node, cluster_part(view), NetworkParts(), confidences)
 
 
 def test_published_ports_lead_to_the_tasks_that_serve() -> None:
