@@ -74,17 +74,34 @@ def detect(mountinfo: str | None = None) -> Hierarchies:
     return Hierarchies(mode=mode, mounts=mounts)
 
 
-def join(cgroups: Hierarchies, path: str, pid: int) -> None:
-    """Move a process into a cgroup, which is made where it is missing.
+class Group:
+    """A cgroup that many processes are moved into; made where it is missing, held open.
 
-    In hierarchies that cannot take it (a cpuset without processors, say) it stays.
+    In hierarchies that cannot take a process (a cpuset without processors, say) it stays.
     """
-    for directory in cgroups.directories(path):
-        if not directory.exists():
-            directory.mkdir(parents=True, exist_ok=True)
-            _inherit_cpuset(directory)
-        with contextlib.suppress(OSError):
-            (directory / "cgroup.procs").write_text(f"{pid}\n")
+
+    def __init__(self, cgroups: Hierarchies, path: str) -> None:
+        self._files: list[int] = []
+        for directory in cgroups.directories(path):
+            if not directory.exists():
+                directory.mkdir(parents=True, exist_ok=True)
+                _inherit_cpuset(directory)
+            with contextlib.suppress(OSError):
+                self._files.append(
+                    os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                )
+
+    def take(self, pid: int) -> None:
+        """Move a process here. The kernel may take 5 ms for it: not on the event loop."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                os.write(file, str(pid).encode())
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            os.close(file)
+        self._files.clear()
 
 
 def _inherit_cpuset(directory: Path) -> None:

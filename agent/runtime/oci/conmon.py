@@ -1,25 +1,22 @@
 """Start conmon and talk with it: its pipes, its `ctl` fifo, the files it leaves.
 
 conmon holds the stdio of one container (or exec), writes its log and keeps its exit code while
-no agent runs. It is spawned in its own session, does nothing until its cgroup is chosen (the
-start pipe), and answers over the sync pipe. Called by the driver and by its execs.
+no agent runs. It is spawned in its own session and cgroup, does nothing before a byte comes on
+the start pipe, and answers over the sync pipe. Called by the driver and by its execs.
 """
 
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from agent.runtime.oci.cgroups import Hierarchies, join
 from agent.runtime.oci.runc import ENVIRONMENT
+from agent.runtime.oci.spawner import Program, Spawner
 from agent.runtime.runtime import Bundle, ExecSpec, Exit
 from shoal.model.errors import Conflict, Internal
 
@@ -38,8 +35,6 @@ LEFTOVERS = (ATTACH, "ctl", "winsz", OOM, PID, CONMON_PID, STATE, ERRORS)
 # Beyond this conmon throws old lines away: only for the time that no agent rotates.
 LOG_CEILING = 1 << 30
 _SYNC, _START, _ATTACH = 3, 4, 5
-_ABOVE = 64  # pipes are kept clear of the numbers conmon finds them under
-_ENV = shutil.which("env") or "/usr/bin/env"
 
 
 def reap(pid: int) -> None:
@@ -125,60 +120,40 @@ class Conmon:
             self._start = -1
 
 
-def spawn(
-    arguments: Sequence[str],
-    directory: Path,
-    cgroups: Hierarchies,
-    cgroup: str,
-    *,
-    attach: bool,
+async def spawn(
+    spawner: Spawner, arguments: list[str], directory: Path, *, attach: bool
 ) -> Conmon:
-    """Start conmon in `directory` and in `cgroup`, halted before its first step.
+    """Start conmon in `directory`, halted before its first step.
 
     It works in its directory, for it writes a file `oom` to wherever it works.
     """
     sync_in, sync_out = os.pipe2(os.O_CLOEXEC)
     start_in, start_out = os.pipe2(os.O_CLOEXEC)
+    attach_in = -1
+    ours = [sync_in, start_out]
     pipes = [(sync_out, _SYNC), (start_in, _START)]
     environment = {**ENVIRONMENT, "_OCI_SYNCPIPE": str(_SYNC), "_OCI_STARTPIPE": str(_START)}
-    attach_in = -1
     if attach:
         attach_in, attach_out = os.pipe2(os.O_CLOEXEC)
+        ours.append(attach_in)
         pipes.append((attach_out, _ATTACH))
         environment["_OCI_ATTACHPIPE"] = str(_ATTACH)
+    program = Program(
+        words=arguments,
+        environment=environment,
+        directory=directory,
+        errors=str(directory / ERRORS),
+        pipes=pipes,
+    )
     try:
-        spawned = _spawn(
-            [_ENV, "-C", str(directory), *arguments], environment, pipes, directory
-        )
-    except OSError as error:
-        for fd in (sync_in, start_out, attach_in):
-            if fd >= 0:
-                os.close(fd)
-        raise Internal(f"conmon cannot be started: {error.strerror}") from error
-    join(cgroups, cgroup, spawned)
-    return Conmon(spawned, start_out, Pipe(sync_in), Pipe(attach_in) if attach else None)
-
-
-def _spawn(
-    words: list[str],
-    environment: dict[str, str],
-    pipes: Sequence[tuple[int, int]],
-    directory: Path,
-) -> int:
-    """posix_spawn with exactly stdio and these pipes, whose ends here are closed."""
-    high = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE), target) for fd, target in pipes]
-    errors = str(directory / ERRORS)
-    actions: list[tuple[Any, ...]] = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-    ]
-    actions += [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in high]
-    try:
-        return os.posix_spawn(words[0], words, environment, file_actions=actions, setsid=True)
-    finally:
-        for fd, _ in [*pipes, *high]:
+        spawned = await spawner.spawn(program)
+    except BaseException as error:
+        for fd in ours:
             os.close(fd)
+        if isinstance(error, OSError):
+            raise Internal(f"conmon cannot be started: {error.strerror}") from error
+        raise
+    return Conmon(spawned, start_out, Pipe(sync_in), Pipe(attach_in) if attach else None)
 
 
 def container_arguments(program: str, runtime: str, root: Path, bundle: Bundle) -> list[str]:
@@ -229,10 +204,12 @@ def _common(
 
 def prepare(directory: Path) -> None:
     """Make the directory, clean of what an earlier run of the same container left."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in LEFTOVERS:
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / EXITS, ignore_errors=True)
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        for name in LEFTOVERS:
+            (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / EXITS, ignore_errors=True)
     (directory / EXITS).mkdir()
 
 

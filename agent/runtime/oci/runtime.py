@@ -29,6 +29,7 @@ from agent.runtime.oci.processes import (
     open_process,
 )
 from agent.runtime.oci.runc import Runc, create_failure
+from agent.runtime.oci.spawner import Spawner
 from agent.runtime.runtime import Bundle, ExecSpec, Exit, Found, Stats
 from shoal.common.clock import Clock
 from shoal.common.entropy import new_hex_id
@@ -99,6 +100,7 @@ class OciRuntime:
         self._runc = Runc(settings.runc, settings.root / "runc")
         self._conmon = shutil.which(settings.conmon) or settings.conmon
         self._hierarchies = cgroups.detect()
+        self._spawner = Spawner(self._hierarchies, f"{settings.cgroup_parent}/conmon")
         self._containers: dict[str, _Container] = {}
         self._gate = asyncio.Semaphore(settings.concurrency)
         self._group = asyncio.TaskGroup()
@@ -122,6 +124,7 @@ class OciRuntime:
         for container in self._containers.values():
             container.close()
         self._containers.clear()
+        self._spawner.close()
 
     def containers(self) -> tuple[str, ...]:
         """Ids of all that were created or adopted and not deleted."""
@@ -243,7 +246,7 @@ class OciRuntime:
             words = conmon.exec_arguments(
                 self._conmon, self._runc.program, self._runc.root, container, spec, directory
             )
-            started = self._spawn(words, directory, attach=True)
+            started = await conmon.spawn(self._spawner, words, directory, attach=True)
             try:
                 running = await execution.begin(started, directory, stdin=spec.stdin)
             except BaseException:
@@ -287,7 +290,9 @@ class OciRuntime:
                 words = conmon.container_arguments(
                     self._conmon, self._runc.program, self._runc.root, bundle
                 )
-                started = self._spawn(words, bundle.directory, attach=False)
+                started = await conmon.spawn(
+                    self._spawner, words, bundle.directory, attach=False
+                )
                 pid = await self._made(started)
                 held.init, held.conmon = _hold(pid), _hold(_conmon_pid(bundle.directory))
             _write_state(bundle.directory, held.init, held.conmon)
@@ -314,10 +319,6 @@ class OciRuntime:
         if said is None or said.data < 0:
             raise create_failure(said.message if said else "conmon ended without a word")
         return said.data
-
-    def _spawn(self, words: list[str], directory: Path, *, attach: bool) -> conmon.Conmon:
-        cgroup = f"{self._settings.cgroup_parent}/conmon"
-        return conmon.spawn(words, directory, self._hierarchies, cgroup, attach=attach)
 
     def _watch(self, held: _Container) -> None:
         self._background(self._follow(held), "container")
