@@ -80,7 +80,10 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     )
     ground = Ground(cgroup_parent=config.cgroup_parent, cgroup_v2=hierarchies.v2, init=_init())
     settings = EngineSettings(
-        directory=config.containers, instance=config.host.instance, ground=ground
+        directory=config.containers,
+        bundles=config.run / "containers",
+        instance=config.host.instance,
+        ground=ground,
     )
     volumes = Volumes(config.volumes, clock)
     engine = await stack.enter_async_context(

@@ -207,8 +207,9 @@ class Rotator:
     `run` waits on the file by inotify; the engine runs it for containers that have a limit.
     """
 
-    def __init__(self, directory: Path, max_size: int, max_files: int) -> None:
+    def __init__(self, directory: Path, bundle: Path, max_size: int, max_files: int) -> None:
         self._directory = directory
+        self._bundle = bundle  # where conmon's fifo is
         self._max_size = max_size
         self._max_files = max(1, max_files)
 
@@ -226,7 +227,7 @@ class Rotator:
         with inotify.Inotify() as watch:
             watch.add(self._directory, inotify.CREATE)
             await asyncio.to_thread(self._shift)
-            if not _reopen(self._directory):
+            if not _reopen(self._bundle):
                 return
             async with asyncio.timeout(_SETTLE):
                 while not (self._directory / LOG).exists():
@@ -261,6 +262,8 @@ def _reopen(directory: Path) -> bool:
         raise Internal(f"log of {directory} cannot be rotated: {error.strerror}") from error
     try:
         os.write(fd, b"2 0 0\n")
+    except BrokenPipeError:
+        return False  # it ended meanwhile
     finally:
         os.close(fd)
     return True

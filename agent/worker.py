@@ -36,6 +36,8 @@ from shoal.model.states import TaskState
 _log = structlog.get_logger(__name__)
 
 NETWORK_RETRY_SECONDS = 1.0
+STATUSES_SECONDS = 0.25
+"""Statuses are written so much later, many at once: a step whose status is lost is repeated."""
 
 
 class Controllers(Protocol):
@@ -245,6 +247,7 @@ class Worker:
     async def _keep_journal(self) -> None:
         while True:
             await self._unsaved.wait()
+            await asyncio.sleep(STATUSES_SECONDS)
             try:
                 await self._save()
             except ClusterError as error:

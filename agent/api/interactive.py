@@ -13,7 +13,6 @@ from agent.api.streaming import Wishes, parse_detach_keys, pump
 from agent.engine.container import Container
 from agent.engine.engine import Engine
 from agent.engine.execs import ExecCreate
-from agent.engine.preparing import RUNTIME
 from agent.logs import LogLine, LogQuery
 from shoal.common.clock import Clock
 from shoal.common.engine_http import frames
@@ -90,7 +89,7 @@ class Interactive:
         query = LogQuery(stdout=wishes.stdout, stderr=wishes.stderr)
         over = asyncio.Event()
         over.set()
-        async for line in logs.read(container.directory / RUNTIME, query, over):
+        async for line in logs.read(container.directory, query, over):
             await connection.write(_encoded(line, line.data, terminal=wishes.terminal))
 
     async def logs(self, call: Call) -> web.StreamResponse:
@@ -109,15 +108,11 @@ class Interactive:
         terminal = container.record.config.tty
         stream = await call.stream(frames.content_type(call.version, terminal=terminal))
         stamps, details = call.flag("timestamps"), call.flag("details")
-        directory = container.directory / RUNTIME
         async with self._end_of(container) as ended:
-            if query.follow and not directory.exists():
-                await _until_started(container, ended)
-            if directory.exists():
-                async for line in logs.read(directory, query, ended):
-                    stamp = f"{line.time} " if stamps else ""
-                    data = (stamp + " " * details).encode() + line.data
-                    await stream.write(_encoded(line, data, terminal=terminal))
+            async for line in logs.read(container.directory, query, ended):
+                stamp = f"{line.time} " if stamps else ""
+                data = (stamp + " " * details).encode() + line.data
+                await stream.write(_encoded(line, data, terminal=terminal))
         return stream.response
 
     @asynccontextmanager
@@ -182,11 +177,6 @@ class Interactive:
 
     async def exec_inspect(self, call: Call) -> web.StreamResponse:
         return call.json(self._engine.execs.get(call.parts["id"]).to_wire())
-
-
-async def _until_started(container: Container, ended: asyncio.Event) -> None:
-    while container.state.status == "created" and not (container.removed or ended.is_set()):
-        await container.next_change()
 
 
 def _encoded(line: LogLine, data: bytes, *, terminal: bool) -> bytes:

@@ -9,7 +9,7 @@ import structlog
 
 from agent.engine.container import Container
 from agent.engine.events import EventBus
-from agent.engine.preparing import RUNTIME, Preparer, log_policy
+from agent.engine.preparing import Preparer, log_policy
 from agent.health import counting
 from agent.health.counting import Health
 from agent.health.prober import Prober
@@ -50,8 +50,10 @@ class Companions:
         wanted: list[Any] = []
         policy = log_policy(container.record.host_config)
         if policy.max_size > 0:
-            directory = container.directory / RUNTIME
-            wanted.append(Rotator(directory, policy.max_size, policy.max_files).run())
+            rotator = Rotator(
+                container.directory, container.bundle, policy.max_size, policy.max_files
+            )
+            wanted.append(rotator.run())
         config = container.record.config
         if counting.command(config.healthcheck, config.shell) is not None:
             wanted.append(self._probe(container))

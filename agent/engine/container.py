@@ -22,11 +22,17 @@ Waiter = asyncio.Future[int]
 
 
 class Container:
-    """One container; owned by the `Registry`, changed by `lifecycle`."""
+    """One container; owned by the `Registry`, changed by `lifecycle`.
 
-    def __init__(self, record: Record, directory: Path) -> None:
+    Attributes:
+        directory: what must survive a reboot: record, root file system, logs.
+        bundle: what one run of it needs; a reboot empties it.
+    """
+
+    def __init__(self, record: Record, directory: Path, bundle: Path) -> None:
         self.record = record
         self.directory = directory
+        self.bundle = bundle
         self.lock = (
             asyncio.Lock()
         )  # held over awaits: start, end and removal exclude each other
@@ -49,8 +55,10 @@ class Container:
         return self.record.state
 
     def change(self, **fields: Any) -> None:
-        """Replace fields of the record, on disk first."""
+        """Replace fields of the record, on disk first; what changes nothing is not written."""
         record = replace(self.record, **fields)
+        if record == self.record:
+            return
         if not self.removed:
             records.save(self.directory, record)
         self.record = record

@@ -44,6 +44,7 @@ class Creator:
     def __init__(
         self,
         directory: Path,
+        bundles: Path,
         registry: Registry,
         images: Images,
         volumes: Volumes,
@@ -51,6 +52,7 @@ class Creator:
         clock: Clock,
     ) -> None:
         self._directory = directory
+        self._bundles = bundles
         self._registry = registry
         self._images = images
         self._volumes = volumes
@@ -114,7 +116,7 @@ class Creator:
         directory = self._directory / record.id
         directory.mkdir(parents=True, mode=0o710)
         records.save(directory, record)
-        return Container(record, directory)
+        return Container(record, directory, self._bundles / record.id)
 
     def _host_config(self, asked: HostConfig) -> HostConfig:
         """The request with Docker's defaults filled in."""

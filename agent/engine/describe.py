@@ -22,7 +22,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of a container besides its record.
 
     Attributes:
-        directory: of the container on the host.
+        directory: of the container on the host; `bundle`: of its run.
         networks: id of each local network by its name.
     """
 
@@ -30,6 +30,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     health: Health | None
     execs: tuple[str, ...]
     directory: str
+    bundle: str
     networks: Mapping[str, str]
 
 
@@ -59,10 +60,10 @@ def inspect(shown: Shown) -> dict[str, Any]:
         "Args": list(command[1:]),
         "State": _state(shown),
         "Image": record.image_id,
-        "ResolvConfPath": f"{shown.directory}/resolv.conf" if started else "",
-        "HostnamePath": f"{shown.directory}/hostname" if started else "",
-        "HostsPath": f"{shown.directory}/hosts" if started else "",
-        "LogPath": f"{shown.directory}/bundle/log",
+        "ResolvConfPath": f"{shown.bundle}/resolv.conf" if started else "",
+        "HostnamePath": f"{shown.bundle}/hostname" if started else "",
+        "HostsPath": f"{shown.bundle}/hosts" if started else "",
+        "LogPath": f"{shown.directory}/log",
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,
         "Driver": "overlay2",

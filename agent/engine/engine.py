@@ -58,10 +58,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         directory: of the containers' records, root file systems and logs.
+        bundles: of what a run of them needs; a reboot empties it.
         instance: makes the ids of the host's own networks.
     """
 
     directory: Path
+    bundles: Path
     instance: str
     ground: Ground
 
@@ -98,7 +100,13 @@ class Engine:
             runtime, launcher, companions, self._removal, self.events, clock
         )
         self._creator = Creator(
-            settings.directory, self.registry, images, volumes, settings.ground, clock
+            settings.directory,
+            settings.bundles,
+            self.registry,
+            images,
+            volumes,
+            settings.ground,
+            clock,
         )
         self.copying = Copying(self._preparer, images)
         self.execs = Execs(runtime, self._preparer, self.events)
@@ -129,7 +137,8 @@ class Engine:
                 log.warning("removing an unfinished container", directory=place.name)
                 await asyncio.to_thread(_sweep, place)
                 continue
-            self._take(Container(record, place))
+            self._take(Container(record, place, self._settings.bundles / record.id))
+        await asyncio.to_thread(self._sweep_bundles)
         endpoints = [c.record.endpoint for c in self.registry if c.record.endpoint is not None]
         await self._wiring.adopt([e for e in endpoints if e.address or e.network == "none"])
         gate = asyncio.Semaphore(_ADOPTING)
@@ -144,6 +153,11 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             for container in self.registry:
                 group.create_task(adopt_one(container), name=f"adopt {container.id}")
+
+    def _sweep_bundles(self) -> None:
+        known = {container.bundle for container in self.registry}
+        for place in set(self._settings.bundles.glob("*")) - known:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _take(self, container: Container) -> None:
         self.registry.add(container)
@@ -225,6 +239,7 @@ class Engine:
             health=container.health,
             execs=tuple(container.execs),
             directory=str(container.directory),
+            bundle=str(container.bundle),
             networks=self.networks,
         )
 

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 _NOT_FOUND = re.compile("executable file not found|no such file or directory")
 _NOT_ALLOWED = re.compile("permission denied|is a directory")
+_UNWIRED = ("host", "container")
+_LAUNCHES = 6  # at a time, some more than the runtime makes: it shall never wait for one
 
 
 class Launcher:
@@ -31,6 +33,8 @@ class Launcher:
         self._runtime = runtime
         self._wiring = wiring
         self._preparer = preparer
+        # Of many starts the first are to be with the runtime while the others are prepared.
+        self._gate = asyncio.Semaphore(_LAUNCHES)
 
     async def launch(self, container: Container) -> None:
         """Have the container running; what was half made is taken down again.
@@ -59,12 +63,18 @@ class Launcher:
     async def take_down(self, container: Container) -> None:
         """Give back what a run of the container used; the container itself stays."""
         await self._runtime.delete(container.id)
-        if container.record.endpoint is not None:
+        if container.record.network not in _UNWIRED:
             await self._wiring.detach(container.id)
         await self._preparer.unmount(container)
         container.change(endpoint=None)
 
     async def _launch(self, container: Container) -> None:
+        if container.record.populate:  # may take long: not in others' way
+            await self._preparer.mount(container)
+        async with self._gate:
+            await self._up(container)
+
+    async def _up(self, container: Container) -> None:
         await self._preparer.mount(container)
         endpoint = await self._attach(container)
         bundle = await self._preparer.bundle(container, endpoint)
@@ -91,7 +101,8 @@ class Launcher:
         if record.endpoint is not None:
             await self._wiring.detach(container.id)
         wanted = ports.wanted(record.config, record.host_config)
-        container.change(endpoint=Endpoint(container=container.id, network=network))
+        # On disk before the start: what runs without an endpoint on record would be cut off
+        # by the next agent, what is wired and does not run is swept by it.
         endpoint = await self._wiring.attach(container.id, network, wanted)
         container.change(endpoint=endpoint)
         return endpoint

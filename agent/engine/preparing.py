@@ -32,7 +32,7 @@ from shoal.model.container import HostConfig
 from shoal.model.errors import Conflict, InvalidArgument
 from shoal.model.units import parse_size
 
-ROOT, RUNTIME = "fs", "bundle"
+ROOT = "fs"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
 
 
@@ -93,7 +93,8 @@ class Preparer:
         kinds = ("network", "pid", "ipc", "uts", "mount")
         return Bundle(
             id=record.id,
-            directory=container.directory / RUNTIME,
+            directory=container.bundle,
+            logs=container.directory,
             spec={
                 "linux": {
                     "cgroupsPath": self._cgroup(record),
@@ -114,7 +115,7 @@ class Preparer:
         if record.config.working_dir:
             rootfs.make_workdir(root, record.config.working_dir)
         request = self._request(container, root)
-        made = _write_files(container.directory, request, endpoint)
+        made = _write_files(container.bundle, request, endpoint)
         request = msgspec.structs.replace(
             request,
             netns=netns,
@@ -261,6 +262,7 @@ def _write_files(
             own_network=own_network,
         ),
     }
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file, text in texts.items():
         (directory / file).write_text(text)
         (directory / file).chmod(0o644)

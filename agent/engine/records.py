@@ -93,11 +93,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def save(directory: Path, record: Record) -> None:
     """Replace the record of a container; a reader sees the old one or the new one."""
-    temporary = directory / (FILE + ".new")
-    with temporary.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(msgspec.json.encode(record))
-    temporary.replace(directory / FILE)
+    final = f"{directory}/{FILE}"
+    temporary = final + ".new"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        data = memoryview(msgspec.json.encode(record))
+        while data:
+            data = data[os.write(file, data) :]
+    finally:
+        os.close(file)
+    os.rename(temporary, final)
 
 
 def load_all(directory: Path) -> Iterator[tuple[Path, Record | None]]:

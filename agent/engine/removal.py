@@ -50,3 +50,4 @@ class Removal:
 def _delete(container: Container) -> None:
     rootfs.unmount(container.directory / ROOT)
     shutil.rmtree(container.directory, ignore_errors=True)
+    shutil.rmtree(container.bundle, ignore_errors=True)

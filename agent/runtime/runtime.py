@@ -32,8 +32,9 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: 64 hex digits.
-        directory: where the runtime keeps config.json, log, exit code and sockets; made by
-            `create`; outlives the agent and must survive a reboot.
+        directory: where the runtime keeps config.json, exit code and sockets; made by `create`
+            where it is missing; outlives the agent, and a reboot may empty it (a tmpfs).
+        logs: the directory of the log, which is there and survives a reboot.
         spec: the OCI runtime configuration, complete.
         terminal: stdin, stdout and stderr are one terminal.
         stdin: stdin stays open for attachers.
@@ -42,6 +43,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     directory: Path
+    logs: Path
     spec: Mapping[str, Any]
     terminal: bool = False
     stdin: bool = False

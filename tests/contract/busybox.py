@@ -58,6 +58,7 @@ def make_bundle(
     return Bundle(
         id=request.id,
         directory=directory / request.id,
+        logs=directory / request.id,
         spec=oci_config(request),
         terminal=request.config.tty,
         stdin=request.config.open_stdin,

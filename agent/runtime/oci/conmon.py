@@ -160,7 +160,7 @@ def container_arguments(program: str, runtime: str, root: Path, bundle: Bundle) 
     """Conmon's command line for a container; all paths are below the bundle's directory."""
     directory = bundle.directory
     words = _common(program, runtime, root, bundle.id, bundle.id, directory)
-    words += ["-n", bundle.id, "-l", f"k8s-file:{directory / LOG}", "--no-sync-log"]
+    words += ["-n", bundle.id, "-l", f"k8s-file:{bundle.logs / LOG}", "--no-sync-log"]
     if bundle.log.max_size:
         words += ["--log-size-max", str(max(LOG_CEILING, 4 * bundle.log.max_size))]
     if bundle.terminal:
@@ -204,12 +204,10 @@ def _common(
 
 def prepare(directory: Path) -> None:
     """Make the directory, clean of what an earlier run of the same container left."""
-    try:
-        directory.mkdir(parents=True, mode=0o700)
-    except FileExistsError:
-        for name in LEFTOVERS:
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / EXITS, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in LEFTOVERS:
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / EXITS, ignore_errors=True)
     (directory / EXITS).mkdir()
 
 
@@ -234,6 +232,8 @@ def control(directory: Path, command: str) -> None:
         raise Internal(f"{directory.name} cannot be controlled: {error.strerror}") from error
     try:
         os.write(fd, f"{command}\n".encode())
+    except BrokenPipeError as error:
+        raise Conflict(f"{directory.name} is not running") from error
     finally:
         os.close(fd)
 

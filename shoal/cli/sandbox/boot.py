@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from typing_extensions import override
 
-from shoal.cli.sandbox import cgroups, network, processes
+from shoal.cli.sandbox import cgroups, mounts, network, processes
 from shoal.cli.sandbox.plan import HostPlan, SandboxPlan
 from shoal.model.errors import FailedPrecondition, Internal, NotFound, Unavailable
 
@@ -41,7 +41,7 @@ def program(name: str) -> str:
 def start_daemons(plan: SandboxPlan, host: HostPlan) -> int:
     """Start `shoal host` detached from us; returns its process id at once."""
     host.state.mkdir(parents=True, exist_ok=True)
-    host.run.mkdir(parents=True, exist_ok=True)
+    mounts.tmpfs(host.run)  # as /run is on a machine
     host.socket.unlink(missing_ok=True)
     command = [
         *(os.environ.get(PROGRAM_VARIABLE) or program("shoal"), "host"),

@@ -1,4 +1,4 @@
-"""What is mounted below a directory, and taking it away. Called by `lifecycle`."""
+"""What is mounted below a directory, and taking it away. Called by `lifecycle` and `boot`."""
 
 import ctypes
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from shoal.model.errors import Internal
 
 _MNT_DETACH = 2
+_MS_NOSUID, _MS_NODEV = 2, 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -21,6 +22,17 @@ def below(directory: Path) -> list[Path]:
         if path == directory or directory in path.parents:
             found.append(path)
     return found
+
+
+def tmpfs(path: Path) -> None:
+    """Mount a tmpfs there, unless there is one. It takes memory only as it is filled."""
+    path.mkdir(parents=True, exist_ok=True)
+    if os.path.ismount(path):
+        return
+    flags = _MS_NOSUID | _MS_NODEV
+    if _libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, b"mode=755") != 0:
+        number = ctypes.get_errno()
+        raise Internal(f"no tmpfs could be mounted on {path}: {os.strerror(number)}")
 
 
 def detach(path: Path) -> None:

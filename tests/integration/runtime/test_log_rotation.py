@@ -28,7 +28,7 @@ async def test_following_survives_rotation(host: Host, tmp_path: Path) -> None:
     ended = asyncio.Event()
     async with host.agent() as runtime, asyncio.TaskGroup() as group:
         await runtime.create(bundle)
-        rotator = Rotator(bundle.directory, max_size=60_000, max_files=50)
+        rotator = Rotator(bundle.logs, bundle.directory, max_size=60_000, max_files=50)
         rotating = group.create_task(rotator.run())
         following = group.create_task(collect(bundle.directory, ended))
         await runtime.start(bundle.id)
