@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from scripts.benchmarks import memory, schedule, services
+from scripts.benchmarks import idle, memory, schedule, services
 
 
 def main() -> int:
@@ -12,6 +12,9 @@ def main() -> int:
     words = parser.add_subparsers(dest="what", required=True)
     for name, replicas in (("start", 50), ("remove", 50), ("update", 20), ("memory", 50)):
         words.add_parser(name).add_argument("--replicas", type=int, default=replicas)
+    quiet = words.add_parser("idle")
+    quiet.add_argument("--replicas", type=int, default=50)
+    quiet.add_argument("--seconds", type=float, default=60.0)
     many = words.add_parser("schedule")
     for flag, default in (("tasks", 100_000), ("nodes", 5_000), ("more", 100), ("passes", 200)):
         many.add_argument(f"--{flag}", type=int, default=default)
@@ -25,6 +28,8 @@ def main() -> int:
             found = services.update(asked.replicas)
         case "memory":
             found = memory.memory(asked.replicas)
+        case "idle":
+            found = idle.idle(asked.replicas, asked.seconds)
         case _:
             found = schedule.schedule(asked.tasks, asked.nodes, asked.more, asked.passes)
     print(json.dumps(found))

@@ -87,20 +87,44 @@ def until(look: Callable[[], bool], what: str) -> float:
     return time.monotonic() - began
 
 
+def monitors(host: Host) -> list[int]:
+    """Pids of all conmons whose command line names this host's directories."""
+    mine, found = str(host.run.parent), []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0].endswith(b"conmon") and mine.encode() in b" ".join(command):
+            found.append(int(entry.name))
+    return found
+
+
 @contextmanager
-def one_host() -> Iterator[Host]:
-    """A cluster of one manager that has the demo images; removed at the end."""
+def sandbox(managers: int, workers: int) -> Iterator[list[Host]]:
+    """A cluster whose hosts have the demo images; removed at the end."""
     subprocess.run([str(ROOT / "scripts" / "images")], check=True, stdout=sys.stderr)
     name = f"b{os.getpid() % 100000}"
     shoal = [sys.executable, "-m", "shoal.cli", "sandbox"]
-    up = [*shoal, "up", "--managers", "1", "--workers", "0", "--name", name, "--json"]
+    size = ["--managers", str(managers), "--workers", str(workers)]
+    up = [*shoal, "up", *size, "--name", name, "--json"]
     try:
         told = subprocess.run(up, check=True, cwd=ROOT, stdout=subprocess.PIPE).stdout
-        host = Host(json.loads(told)["hosts"][0])
-        for image in ("demo-web-1", "demo-web-2", "demo-sleep-1"):
-            archive = ROOT / "build" / "images" / f"{image}.tar"
-            load = ["docker", "-H", f"unix://{host.socket}", "load", "-q", "-i", str(archive)]
-            subprocess.run(load, check=True, stdout=sys.stderr)
-        yield host
+        hosts = [Host(each) for each in json.loads(told)["hosts"]]
+        for host in hosts:
+            for image in ("demo-web-1", "demo-web-2", "demo-sleep-1"):
+                archive = ROOT / "build" / "images" / f"{image}.tar"
+                load = ["docker", "-H", f"unix://{host.socket}", "load", "-q"]
+                subprocess.run([*load, "-i", str(archive)], check=True, stdout=sys.stderr)
+        yield hosts
     finally:
         subprocess.run([*shoal, "down", "--name", name], check=True, cwd=ROOT)
+
+
+@contextmanager
+def one_host() -> Iterator[Host]:
+    """A cluster of one manager."""
+    with sandbox(1, 0) as hosts:
+        yield hosts[0]

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.host import Host, one_host, until
+from scripts.benchmarks.host import Host, monitors, one_host, until
 
 
 def memory(replicas: int) -> dict[str, Any]:
@@ -15,33 +15,19 @@ def memory(replicas: int) -> dict[str, Any]:
         host.create("bench", replicas, "demo/sleep:1")
         until(lambda: host.running("bench") == replicas, "all running")
         time.sleep(3)
-        daemons, monitors = _daemons(host), _monitors(host)
+        daemons = _daemons(host)
+        held = round(sum(_pss(pid) for pid in monitors(host)), 1)
     return {
         "idle_mb": round(sum(idle.values()), 1),
-        "busy_mb": round(sum(daemons.values()) + monitors, 1),
+        "busy_mb": round(sum(daemons.values()) + held, 1),
         "containers": replicas,
         "idle": idle,
-        "busy": {**daemons, "conmon": monitors},
+        "busy": {**daemons, "conmon": held},
     }
 
 
 def _daemons(host: Host) -> dict[str, float]:
     return {name: _pss(pid) for name, pid in host.pids().items() if pid}
-
-
-def _monitors(host: Host) -> float:
-    """All conmons whose command line names this host's directories."""
-    mine, total = str(host.run.parent), 0.0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if command[0].endswith(b"conmon") and mine.encode() in b" ".join(command):
-            total += _pss(int(entry.name))
-    return round(total, 1)
 
 
 def _pss(pid: int) -> float:
