@@ -5,32 +5,57 @@ assignment: demotion acts at once (DESIGN section 6). What managers do here is `
 `exec` and `inspect` on behalf of users on other hosts.
 """
 
-from agent.swarm import HostCluster
+from typing import Protocol
+
+from agent.membership import ClusterAgent
 from shoal.common.certificates import Role
 from shoal.common.config import HostConfig
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.server import EngineServer
+from shoal.common.identity import CurrentIdentity
 from shoal.common.tls import peer_of_transport, server_context
 from shoal.model.errors import PermissionDenied
 
 
+class Membership(Protocol):
+    """This host's place in a cluster, or outside of all (`agent.swarm.HostCluster`)."""
+
+    @property
+    def config(self) -> HostConfig: ...
+
+    @property
+    def agent(self) -> ClusterAgent | None: ...
+
+    @property
+    def identity(self) -> CurrentIdentity | None: ...
+
+    async def first_identity(self) -> CurrentIdentity:
+        """Wait until this host is a node; who it is then."""
+        ...
+
+    async def left(self, current: CurrentIdentity) -> None:
+        """Wait until it is that node no longer."""
+        ...
+
+
 class Door:
-    """Opens when the host becomes a node; the guard refuses everybody once it has left."""
+    """Open while the host is a node, with the certificate of that cluster."""
 
     def __init__(
-        self, membership: HostCluster, server: EngineServer, config: HostConfig
+        self, membership: Membership, server: EngineServer, config: HostConfig
     ) -> None:
         self._membership = membership
         self._server = server
         self._config = config
 
     async def run(self) -> None:
-        """Listen from the first identity on."""
-        identity = await self._membership.first_identity()
-        host = "::" if ":" in self._membership.config.address else "0.0.0.0"  # noqa: S104 - mTLS
-        await self._server.serve_tcp(
-            host, self._config.agent_port, server_context(identity), self.guard
-        )
+        """Listen whenever the host is a node, until cancelled."""
+        while True:
+            current = await self._membership.first_identity()
+            host = "::" if ":" in self._membership.config.address else "0.0.0.0"  # noqa: S104 - mTLS
+            port, context = self._config.agent_port, server_context(current)
+            async with self._server.listening(host, port, context, self.guard):
+                await self._membership.left(current)
 
     def guard(self, call: Call) -> None:
         """Refuse all but the managers of this host's cluster."""

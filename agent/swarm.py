@@ -100,6 +100,7 @@ class HostCluster:
         self._current: CurrentIdentity | None = None
         self._renewal: Renewal | None = None
         self._present = asyncio.Event()
+        self._gone = asyncio.Event()  # of the present identity
         self._life: StoppableGroup | None = None
         self._ended = asyncio.Event()
         self._removed = ""
@@ -137,6 +138,12 @@ class HostCluster:
         while self._current is None:
             await self._present.wait()
         return self._current
+
+    async def left(self, current: CurrentIdentity) -> None:
+        """Wait until this host is that node no longer."""
+        gone = self._gone
+        if self._current is current:
+            await gone.wait()
 
     # -- the life of a node
 
@@ -182,6 +189,7 @@ class HostCluster:
         self._current, self._agent = current, agent
         self._renewal = Renewal(current, self._store, ask.renew, self._clock, self._chance)
         self._removed = ""
+        self._gone = asyncio.Event()
         self._ended.clear()
         self._present.set()
 
@@ -325,6 +333,7 @@ class HostCluster:
             await self._stop_manager()
             await agent.leave()
             self._agent = self._current = self._renewal = None
+            self._gone.set()
             self._removed = ""
             await asyncio.to_thread(self._store.remove)
             forget(self._plain)

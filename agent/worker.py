@@ -247,9 +247,12 @@ class Worker:
     async def _keep_journal(self) -> None:
         while True:
             await self._unsaved.wait()
-            await asyncio.sleep(STATUSES_SECONDS)
             try:
+                await asyncio.sleep(STATUSES_SECONDS)
                 await self._save()
+            except asyncio.CancelledError:
+                await self._save()  # nothing is left unsaved by an end in order
+                raise
             except ClusterError as error:
                 _log.error("journal not written", reason=str(error))
                 await asyncio.sleep(NETWORK_RETRY_SECONDS)

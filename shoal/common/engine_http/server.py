@@ -7,7 +7,8 @@ its trace and answered 500 with one sentence.
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -109,14 +110,19 @@ class EngineServer:
         if group >= 0:
             os.chown(path, -1, group)
 
-    async def serve_tcp(
+    @asynccontextmanager
+    async def listening(
         self, host: str, port: int, context: ssl.SSLContext, guard: Guard | None = None
-    ) -> None:
-        """Listen on TCP with TLS; the context decides who may connect."""
-        site = web.TCPSite(
-            await self._runner(guard), host, port, ssl_context=context, backlog=_BACKLOG
-        )
-        await site.start()
+    ) -> AsyncIterator[None]:
+        """Listen on TCP with TLS for the block; the context decides who may connect."""
+        runner = await self._runner(guard)
+        try:
+            site = web.TCPSite(runner, host, port, ssl_context=context, backlog=_BACKLOG)
+            await site.start()
+            yield
+        finally:
+            self._runners.remove(runner)
+            await runner.cleanup()
 
     async def _runner(self, guard: Guard | None) -> web.ServerRunner:
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
