@@ -147,6 +147,8 @@ class Engine:
             async with gate:
                 try:
                     await self.lifecycle.adopt(container)
+                    if container.state.running:
+                        await self.execs.adopt(container)
                 except (ClusterError, OSError):
                     log.exception("container could not be adopted", container=container.id)
 

@@ -1,6 +1,11 @@
-"""Further processes in running containers: `docker exec`. Kept until their container goes."""
+"""Further processes in running containers: `docker exec`. Kept until their container goes.
+
+What was started and has not ended is on record beside the container's bundle, so that the next
+agent knows it again. Its client's connection ends with the agent; the process does not.
+"""
 
 import asyncio
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +20,7 @@ from agent.runtime.runtime import Attachment, ExecProcess, ExecSpec, Runtime
 from shoal.common.entropy import new_hex_id
 from shoal.model.errors import ClusterError, Conflict, Internal, InvalidArgument, NotFound
 
+_RECORDS = "execs"
 _KEPT = 64  # ended execs of one container that are still shown
 
 
@@ -146,19 +152,41 @@ class Execs:
             spec = ExecSpec(
                 id=one.id, process=document, terminal=asked.tty, stdin=asked.attach_stdin
             )
-            one.process = await self._runtime.exec(one.container.id, spec)
+            process = await self._runtime.exec(one.container.id, spec)
         except ClusterError as error:
             code = error.exit_code if isinstance(error, RuntimeFailure) else None
             one.exit_code = code or 126
             if isinstance(error, RuntimeFailure):
                 raise InvalidArgument(str(error)) from error
             raise
-        one.pid = one.process.pid
+        record = _record(one)
+        record.parent.mkdir(mode=0o700, exist_ok=True)
+        record.write_bytes(msgspec.json.encode(asked))
+        self._began(one, process)
         self._publish(one, "exec_start: " + " ".join(asked.cmd))
-        task = self._group.create_task(self._follow(one, one.process), name=f"exec {one.id}")
+        return process.attachment
+
+    def _began(self, one: Exec, process: ExecProcess) -> None:
+        one.process, one.pid = process, process.pid
+        task = self._group.create_task(self._follow(one, process), name=f"exec {one.id}")
         self._following.add(task)
         task.add_done_callback(self._following.discard)
-        return one.process.attachment
+
+    async def adopt(self, container: Container) -> None:
+        """Know again what an earlier agent started in a container that runs."""
+        for record in sorted((container.bundle / _RECORDS).glob("*")):
+            try:
+                asked = msgspec.json.decode(record.read_bytes(), type=ExecCreate)
+            except msgspec.DecodeError:
+                continue  # half written: it never was started for anybody
+            process = await self._runtime.adopt_exec(container.id, record.name)
+            if process is None:
+                record.unlink()
+                continue
+            one = self._execs[record.name] = Exec(record.name, container, asked)
+            one.started = True
+            container.execs.add(one.id)
+            self._began(one, process)
 
     def check_startable(self, one: Exec) -> None:
         """Refuse a second start, and one in a container that does not run."""
@@ -183,6 +211,7 @@ class Execs:
 
     async def _follow(self, one: Exec, process: ExecProcess) -> None:
         one.exit_code = (await process.wait()).code
+        _record(one).unlink(missing_ok=True)
         self._publish(one, "exec_die", exitCode=str(one.exit_code))
 
     def _forget_old(self, container: Container) -> None:
@@ -207,3 +236,7 @@ class Execs:
             one.container.id,
             {**record.config.labels, **about, **attributes},
         )
+
+
+def _record(one: Exec) -> Path:
+    return one.container.bundle / _RECORDS / one.id

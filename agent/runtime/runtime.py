@@ -145,17 +145,21 @@ class Attachment(Protocol):
 
 
 class ExecProcess(Protocol):
-    """A running exec. It outlives its starter: conmon keeps its exit code."""
+    """An exec. It outlives its starter: conmon keeps its exit code."""
 
     @property
     def pid(self) -> int: ...
 
-    @property
-    def attachment(self) -> Attachment: ...
-
     async def resize(self, height: int, width: int) -> None: ...
 
     async def wait(self) -> Exit: ...
+
+
+class StartedExec(ExecProcess, Protocol):
+    """An exec of this agent's own, whose stdio has one connection from the start."""
+
+    @property
+    def attachment(self) -> Attachment: ...
 
 
 class Runtime(Protocol):
@@ -200,7 +204,11 @@ class Runtime(Protocol):
 
     async def attach(self, container: str) -> Attachment: ...
 
-    async def exec(self, container: str, spec: ExecSpec) -> ExecProcess: ...
+    async def exec(self, container: str, spec: ExecSpec) -> StartedExec: ...
+
+    async def adopt_exec(self, container: str, identity: str) -> ExecProcess | None:
+        """An exec of an earlier agent, ended or not; None where nothing of it is left."""
+        ...
 
     async def probe(
         self, container: str, process: Mapping[str, Any], timeout: float

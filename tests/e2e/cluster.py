@@ -45,7 +45,17 @@ class Cluster:
 
     def docker(self, host: str, *words: str, check: bool = True, stdin: str = "") -> str:
         """The stock CLI against one host's socket; stdout, or all output where it may fail."""
-        done = subprocess.run(
+        done = self.run(host, *words, stdin=stdin)
+        if check:
+            assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+            return done.stdout.strip()
+        return done.stdout + done.stderr
+
+    def run(
+        self, host: str, *words: str, stdin: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        """The stock CLI with its exit code."""
+        return subprocess.run(
             ["docker", "-H", self.hosts[host]["docker_host"], *words],
             input=stdin,
             capture_output=True,
@@ -53,10 +63,13 @@ class Cluster:
             timeout=60,
             check=False,
         )
-        if check:
-            assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
-            return done.stdout.strip()
-        return done.stdout + done.stderr
+
+    def call(self, host: str, path: str) -> Any:
+        """JSON of the Engine API itself; None while nobody answers."""
+        socket = self.hosts[host]["docker_host"].removeprefix("unix://")
+        ask = ["curl", "-sf", "--unix-socket", socket, f"http://docker/v1.50{path}"]
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else None
 
     def load(self, image: str) -> None:
         """Have an image of `build/images` on every host."""

@@ -1,5 +1,6 @@
 """A bare host through the stock CLI: a person's containers, our daemons dying under them."""
 
+import json
 import os
 import signal
 
@@ -58,6 +59,40 @@ def test_containers_outlive_agent_and_host_process(host: Cluster) -> None:
     lines = [int(line.split()[1]) for line in host.docker("m1", "logs", "lives").splitlines()]
     assert lines == list(range(len(lines)))
     host.docker("m1", "rm", "-f", "lives", "ends")
+
+
+def test_an_exec_is_known_again_by_the_next_agent(host: Cluster) -> None:
+    host.docker("m1", "run", "-d", "--name", "holds", "busybox", "sleep", "600")
+    host.docker("m1", "exec", "-d", "holds", "sh", "-c", "sleep 4; exit 3")
+    (one,) = json.loads(host.docker("m1", "inspect", "-f", "{{json .ExecIDs}}", "holds"))
+    agent = host.pids("m1")["agent"]
+    assert agent is not None
+    os.kill(agent, signal.SIGKILL)
+    eventually(lambda: host.pids("m1")["agent"], lambda pid: pid not in (None, agent), 10)
+    seen = eventually(lambda: host.call("m1", f"/exec/{one}/json"), bool, 10)
+    assert (seen["Running"], seen["ExitCode"]) == (True, None)
+    assert seen["ProcessConfig"]["arguments"] == ["-c", "sleep 4; exit 3"]
+    ended = eventually(
+        lambda: host.call("m1", f"/exec/{one}/json"), lambda now: not now["Running"], 10
+    )
+    assert ended["ExitCode"] == 3
+    host.docker("m1", "rm", "-f", "holds")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "sentence"),
+    [
+        (["nosuch"], 127, 'exec: "nosuch": executable file not found in $PATH'),
+        (["/etc/passwd"], 126, 'exec: "/etc/passwd": permission denied'),
+    ],
+)
+def test_what_cannot_start_says_so_at_once(
+    host: Cluster, command: list[str], code: int, sentence: str
+) -> None:
+    for flags in ([], ["-i"], ["-t"], ["-d"]):
+        done = host.run("m1", "run", "--rm", *flags, "busybox", *command)
+        assert (done.returncode, sentence in done.stderr) == (code, True), done
+    assert host.docker("m1", "ps", "-aq") == ""
 
 
 def test_cluster_commands_say_what_to_do(host: Cluster) -> None:

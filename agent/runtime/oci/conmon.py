@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.runtime.oci.processes import Process, identify, open_process
 from agent.runtime.oci.runc import ENVIRONMENT
 from agent.runtime.oci.spawner import Program, Spawner
 from agent.runtime.runtime import Bundle, ExecSpec, Exit
@@ -209,6 +210,29 @@ def prepare(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / EXITS, ignore_errors=True)
     (directory / EXITS).mkdir()
+
+
+def pid_in(directory: Path) -> int:
+    """The pid that conmon wrote down, 0 without one."""
+    try:
+        return int((directory / CONMON_PID).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def find(directory: Path, unit: str) -> Process | None:
+    """The conmon of this directory, if it lives and is that of the container or exec."""
+    pid = pid_in(directory)
+    identity = identify(pid) if pid else None
+    held = open_process(identity) if identity is not None else None
+    try:
+        if held is not None and unit.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return held
+    except OSError:
+        pass  # it has just ended
+    if held is not None:
+        held.close()
+    return None
 
 
 def read_exit(directory: Path, container: str, *, oom_killed: bool) -> Exit | None:

@@ -18,7 +18,7 @@ import msgspec
 
 from agent.runtime.oci import conmon
 from agent.runtime.oci.attach import Console, ConsoleAttachment
-from agent.runtime.oci.processes import identify, open_process
+from agent.runtime.oci.processes import Process, identify, open_process
 from agent.runtime.oci.runc import ENVIRONMENT, Runc, exec_failure, exit_code
 from agent.runtime.runtime import Exit
 from shoal.common.clock import Clock
@@ -28,15 +28,11 @@ _LOST = 255
 
 
 class ConmonExec:
-    """A running exec; see `agent.runtime.runtime.ExecProcess`."""
+    """An exec under conmon; see `agent.runtime.runtime.ExecProcess`."""
 
-    def __init__(
-        self, pid: int, directory: Path, console: Console, attachment: ConsoleAttachment
-    ) -> None:
+    def __init__(self, pid: int, directory: Path) -> None:
         self.pid = pid
-        self.attachment = attachment
         self._directory = directory
-        self._console = console
         self._ended = asyncio.Event()
         self._exit: Exit | None = None
 
@@ -48,6 +44,40 @@ class ConmonExec:
         assert self._exit is not None  # noqa: S101 - set together with the event
         return self._exit
 
+    def finish(self, code: int | None, now: datetime) -> None:
+        """Wake who waits; None stands for a code that nobody knows."""
+        self._exit = Exit(
+            code=_LOST if code is None else code, finished_at=now, lost=code is None
+        )
+        self._ended.set()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class AdoptedExec(ConmonExec):
+    """One of an earlier agent: its code comes from conmon's exit file."""
+
+    def __init__(
+        self, pid: int, directory: Path, container: str, watcher: Process | None
+    ) -> None:
+        super().__init__(pid, directory)
+        self._container = container
+        self._watcher = watcher
+
+    async def watch(self, clock: Clock) -> None:
+        """Wait for conmon's end and keep the code; the driver runs this."""
+        if self._watcher is not None:
+            await self._watcher.wait()
+        left = conmon.read_exit(self._directory, self._container, oom_killed=False)
+        self.finish(None if left is None else left.code, clock.now())
+
+
+class AttachedExec(ConmonExec):
+    """One that this agent started."""
+
+    def __init__(self, pid: int, directory: Path, attachment: ConsoleAttachment) -> None:
+        super().__init__(pid, directory)
+        self.attachment = attachment
+
     async def watch(self, started: conmon.Conmon, clock: Clock) -> None:
         """Wait for the exit code and keep it; the driver runs this beside the exec."""
         try:
@@ -55,17 +85,18 @@ class ConmonExec:
         finally:
             started.close()
         self.finish(None if said is None else said.data, clock.now())
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def finish(self, code: int | None, now: datetime) -> None:
-        """Wake who waits; None stands for a code that nobody knows."""
-        self._exit = Exit(
-            code=_LOST if code is None else code, finished_at=now, lost=code is None
-        )
-        self._ended.set()
 
 
-async def begin(started: conmon.Conmon, directory: Path, *, stdin: bool) -> ConmonExec:
+def adopt(directory: Path, container: str, identity: str) -> AdoptedExec | None:
+    """An exec that an earlier agent started in this directory."""
+    try:
+        pid = int((directory / conmon.PID).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return AdoptedExec(pid, directory, container, conmon.find(directory, identity))
+
+
+async def begin(started: conmon.Conmon, directory: Path, *, stdin: bool) -> AttachedExec:
     """Lead a halted `conmon -e` to the running process; all of its output is attached.
 
     Order: first byte, "socket is there" on the attach pipe, connect, second byte, pid.
@@ -86,7 +117,7 @@ async def begin(started: conmon.Conmon, directory: Path, *, stdin: bool) -> Conm
         console.close()
         started.close()
         raise exec_failure(said.message if said else "conmon ended without a word")
-    return ConmonExec(said.data, directory, console, attachment)
+    return AttachedExec(said.data, directory, attachment)
 
 
 async def _attachable(started: conmon.Conmon) -> None:

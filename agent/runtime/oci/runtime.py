@@ -237,7 +237,7 @@ class OciRuntime:
     async def attach(self, container: str) -> ConsoleAttachment:
         return self._known(container).console.attach()
 
-    async def exec(self, container: str, spec: ExecSpec) -> execution.ConmonExec:
+    async def exec(self, container: str, spec: ExecSpec) -> execution.AttachedExec:
         held = self._running(container)
         directory = held.directory / "exec" / spec.id
         async with self._gate:
@@ -254,6 +254,13 @@ class OciRuntime:
                 raise
         self._background(running.watch(started, self._clock), "exec")
         return running
+
+    async def adopt_exec(self, container: str, identity: str) -> execution.AdoptedExec | None:
+        directory = self._known(container).directory / "exec" / identity
+        found = execution.adopt(directory, container, identity)
+        if found is not None:
+            self._background(found.watch(self._clock), "exec")
+        return found
 
     async def probe(
         self, container: str, process: Mapping[str, Any], timeout: float
@@ -294,7 +301,7 @@ class OciRuntime:
                     self._spawner, words, bundle.directory, attach=False
                 )
                 pid = await self._made(started)
-                held.init, held.conmon = _hold(pid), _hold(_conmon_pid(bundle.directory))
+                held.init, held.conmon = _hold(pid), _hold(conmon.pid_in(bundle.directory))
             _write_state(bundle.directory, held.init, held.conmon)
             self._watch(held)
         except BaseException:
@@ -368,8 +375,7 @@ class OciRuntime:
 
     async def _sweep(self, held: _Container) -> None:
         """Remove a container that was never wholly made: conmon, init, state, cgroup."""
-        leftover = _conmon_pid(held.directory)
-        process = _hold(leftover) if leftover and _is_conmon(leftover, held.id) else None
+        process = conmon.find(held.directory, held.id)
         if self._runc.state(held.id).exists():
             await self._runc.delete(held.id)
         if process is not None:
@@ -412,21 +418,6 @@ def _write_state(directory: Path, init: Process | None, watcher: Process | None)
     temporary = directory / f"{conmon.STATE}.new"
     temporary.write_bytes(msgspec.json.encode(state))
     temporary.rename(directory / conmon.STATE)
-
-
-def _conmon_pid(directory: Path) -> int:
-    """The pid that conmon wrote down, 0 without one."""
-    try:
-        return int((directory / conmon.CONMON_PID).read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def _is_conmon(pid: int, container: str) -> bool:
-    try:
-        return container.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def _hold(pid: int) -> Process | None:
