@@ -1,13 +1,17 @@
 """What is kept of a container on disk, so that a restarted agent knows it again.
 
-One `container.json` a container, replaced whole by rename. Never secrets: environment and
+One `container.json` a container, a line a change, of which the last counts: a start changes it
+three times, and a new file for each cost more than the rest of the agent's part on some file
+systems. Never secrets: environment and
 commands are the user's own words, files that hold secrets are mounted from elsewhere. Written
 by `container`, read at start by `engine`.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +24,7 @@ from shoal.model.container import ContainerConfig, EngineWire, HostConfig, Netwo
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
 
 FILE = "container.json"
+_LONG = 1 << 17  # bytes after which it is begun anew
 
 
 class MountPoint(EngineWire, frozen=True, kw_only=True):
@@ -92,17 +97,28 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(directory: Path, record: Record) -> None:
-    """Replace the record of a container; a reader sees the old one or the new one."""
-    final = f"{directory}/{FILE}"
-    temporary = final + ".new"
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        data = memoryview(msgspec.json.encode(record))
-        while data:
-            data = data[os.write(file, data) :]
-    finally:
-        os.close(file)
-    os.rename(temporary, final)
+    """Put the record on disk; a reader sees the one before or this one."""
+    data = b"\n" + msgspec.json.encode(record) + b"\n"  # the first ends what was torn
+    name = f"{directory}/{FILE}"
+    with open(name, "ab", buffering=0, opener=_private) as file:
+        size = file.tell()
+        if size <= _LONG:
+            _append(file, size, data)
+            return
+    with open(f"{name}.new", "wb", buffering=0, opener=_private) as file:
+        _append(file, 0, data)
+    os.rename(f"{name}.new", name)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _append(file: FileIO, size: int, data: bytes) -> None:
+    """All of it or, where the disk is full, nothing."""
+    if (written := file.write(data)) != len(data):
+        file.truncate(size)
+        raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written")
 
 
 def load_all(directory: Path) -> Iterator[tuple[Path, Record | None]]:
@@ -111,6 +127,12 @@ def load_all(directory: Path) -> Iterator[tuple[Path, Record | None]]:
         return
     for each in sorted(directory.iterdir()):
         try:
-            yield each, msgspec.json.decode((each / FILE).read_bytes(), type=Record)
+            yield each, _last((each / FILE).read_bytes())
         except (OSError, msgspec.DecodeError):
             yield each, None
+
+
+def _last(data: bytes) -> Record:
+    """The last whole line: a power cut may tear the one that was being written."""
+    whole = data[: data.rfind(b"\n") + 1].rstrip(b"\n")
+    return msgspec.json.decode(whole.rpartition(b"\n")[2], type=Record)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
-LOOK = 0.01
+LOOK = 0.02  # looking costs daemons and processors too
 
 
 class _Unix(HTTPConnection):
