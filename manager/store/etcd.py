@@ -175,10 +175,7 @@ class EtcdKV:
         # A stream is used again only after its answer came: a late answer of an earlier
         # renewal must never be taken for this one's. (Opening one each time took a third of
         # what an idle manager used.)
-        if self._renewals:
-            call = self._renewals.pop()
-        else:
-            call = self._lease.LeaseKeepAlive(metadata=_NEEDS_LEADER)
+        call = self._renewal()
         try:
             answer = await _renewed(call, lease)
         except BaseException:
@@ -188,6 +185,13 @@ class EtcdKV:
         if answer.TTL <= 0:
             raise kv.LeaseNotFound(lease)
         return int(answer.TTL)
+
+    def _renewal(self) -> Any:
+        """A stream that renews leases: an open one, or a new one."""
+        while self._renewals:
+            if not (call := self._renewals.pop()).done():
+                return call
+        return self._lease.LeaseKeepAlive(metadata=_NEEDS_LEADER)
 
     async def lease_revoke(self, lease: int) -> None:
         await _mutate(self._lease.LeaseRevoke, rpc.LeaseRevokeRequest(ID=lease), lease=lease)
