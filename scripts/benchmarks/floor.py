@@ -14,7 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from shoal.cli.sandbox import cgroups
+
 AT_ONCE = 4
+_GROUP = f"shoal-floor-{os.getpid()}"
 
 
 def start_floor(config: dict[str, Any], root: Path, count: int) -> float:
@@ -30,6 +33,7 @@ def start_floor(config: dict[str, Any], root: Path, count: int) -> float:
         finally:
             for _, name in bundles:
                 _runc(place, "delete", "--force", name)
+            cgroups.remove(_GROUP)  # runc removes a container's own, never the parent
 
 
 def _bundle(place: Path, config: dict[str, Any], root: Path, number: int) -> tuple[str, str]:
@@ -40,7 +44,7 @@ def _bundle(place: Path, config: dict[str, Any], root: Path, number: int) -> tup
     mine["root"] = {"path": str(root), "readonly": True}
     mine["process"]["terminal"] = False
     mine["hostname"] = name
-    mine["linux"]["cgroupsPath"] = f"/shoal-floor-{os.getpid()}/{name}"
+    mine["linux"]["cgroupsPath"] = f"/{_GROUP}/{name}"
     for namespace in mine["linux"]["namespaces"]:
         if namespace["type"] == "network":
             namespace.pop("path", None)
