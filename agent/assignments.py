@@ -3,7 +3,7 @@
 The other half of `manager.dispatcher.assignments`. Used by `agent.session`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -65,7 +65,9 @@ def _by_id(payloads: Iterable[Payload]) -> dict[str, Payload]:
     return {payload.id: payload for payload in payloads}
 
 
-def _merged(old: Mapping[K, V], new: Mapping[K, V], gone: Iterable[K]) -> dict[K, V]:
+def _merged(old: Mapping[K, V], new: Mapping[K, V], gone: Sequence[K]) -> Mapping[K, V]:
+    if not new and not gone:
+        return old  # the same object, so that nobody looks for what changed
     left = {**old, **new}
     for key in gone:
         left.pop(key, None)

@@ -1,4 +1,4 @@
-"""The assignments' words for mesh and published ports, said in the host network's.
+"""The assignments' words for mesh, networks and published ports, said in the host network's.
 
 The seam `agent.worker.ClusterNetwork`, implemented on `agent.network.host_network.HostNetwork`.
 """
@@ -9,7 +9,8 @@ from typing import Protocol, cast
 import structlog
 
 from agent.network import desired
-from shoal.model.assignment import IngressSet, MeshPart
+from shoal.model.assignment import Assignments, IngressSet, MeshPart
+from shoal.model.ids import NodeID
 
 _log = structlog.get_logger(__name__)
 
@@ -19,19 +20,34 @@ class Wires(Protocol):
 
     async def set_mesh(self, mesh: desired.Mesh | None) -> None: ...
 
+    async def set_networks(self, networks: desired.ClusterNetworks) -> None: ...
+
     async def set_ingress(self, entries: Sequence[desired.IngressPort]) -> list[str]: ...
 
 
 class HostClusterNetwork:
     """This host's part; `underlay` is the address that its peers send to."""
 
-    def __init__(self, wires: Wires, underlay: str) -> None:
+    def __init__(self, wires: Wires, underlay: str, node: NodeID) -> None:
         self._wires = wires
         self._underlay = underlay
+        self._node = node
 
     async def set_mesh(self, mesh: MeshPart) -> None:
         """Join the mesh as told; an empty subnet is no mesh."""
         await self._wires.set_mesh(mesh_of(mesh, self._underlay))
+
+    async def set_networks(self, told: Assignments) -> None:
+        """Have the cluster networks of the containers here as told; the kernel is so then."""
+        await self._wires.set_networks(
+            desired.ClusterNetworks(
+                node_id=self._node,
+                underlay=self._underlay,
+                networks=told.networks,
+                endpoints=told.endpoints,
+                services=told.services,
+            )
+        )
 
     async def set_ingress(self, ingress: IngressSet) -> None:
         """Publish exactly these ports; those that are taken on this host are logged."""
@@ -51,6 +67,7 @@ def mesh_of(mesh: MeshPart, underlay: str) -> desired.Mesh | None:
             for peer in mesh.peers
         ),
         udp_port=mesh.port,
+        prefix6=mesh.prefix6,
     )
 
 

@@ -234,6 +234,10 @@ class _Told:
     def stamp(self) -> Stamp:
         return self._worker.stamp
 
+    @property
+    def settled(self) -> bool:
+        return self._worker.settled
+
     async def apply(self, stamp: Stamp, told: Assignments) -> None:
         await self._worker.apply(stamp, told)
         self._after(told)

@@ -70,7 +70,7 @@ class Nodes:
                 self._engine, self._images, confided.credentials, confided.dependencies
             ),
             confided,
-            HostClusterNetwork(self._network, host.data_path),
+            HostClusterNetwork(self._network, host.data_path, current.get().node_id),
             reports,
             self._clock,
             self.chance,

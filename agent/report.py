@@ -25,7 +25,7 @@ class Reports:
         """A task's status is this now."""
         self._newest[task] = status
         self._waiting.add(task)
-        self._call()
+        self.tell()
 
     def forget(self, task: TaskID) -> None:
         """The task is no longer this node's."""
@@ -51,13 +51,14 @@ class Reports:
         if sequence >= self._sequence:
             self._under_way = frozenset()
             if self._waiting:
-                self._call()
+                self.tell()
 
     @property
     def settled(self) -> bool:
         """Everything was sent and acknowledged."""
         return not self._waiting and not self._under_way
 
-    def _call(self) -> None:
+    def tell(self) -> None:
+        """Wake whoever speaks to the manager: there may be something to say."""
         if self.wake is not None:
             self.wake()

@@ -40,6 +40,11 @@ class Listener(Protocol):
         """The greatest stamp applied."""
         ...
 
+    @property
+    def settled(self) -> bool:
+        """Whether the kernel's network is as the last set applied wants it."""
+        ...
+
     async def apply(self, stamp: Stamp, told: Assignments) -> None:
         """Act on a new set; return when it would survive a crash."""
         ...
@@ -64,6 +69,8 @@ class Session:
         self._described = NodeReport()
         self._told = NOTHING
         self._sequence = 0
+        self._acted = 0
+        self._applied = 0
         self._resync = False
         self._woken = asyncio.Event()
 
@@ -161,6 +168,8 @@ class Session:
         difference = from_message(said.difference, Difference)
         self._told = merge(self._told, difference, complete=said.complete)
         await self._listener.apply(stamp, self._told)
+        self._acted = said.sequence
+        self.wake()
 
     # -- what we say: one writer
     # --------------------------------------------------------
@@ -187,6 +196,10 @@ class Session:
         if self._resync:
             self._resync = False
             news.append(dispatcher_pb2.AgentMessage(resync=dispatcher_pb2.Resync()))
+        if self._acted != self._applied and self._listener.settled:
+            self._applied = self._acted
+            applied = dispatcher_pb2.Applied(sequence=self._applied)
+            news.append(dispatcher_pb2.AgentMessage(applied=applied))
         present = self._describe()
         if present != self._described:
             self._described = present

@@ -8,7 +8,7 @@ talked to by `agent.session`.
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import structlog
@@ -22,14 +22,17 @@ from agent.task import machine
 from agent.task.manager import TaskManager
 from shoal.common.clock import Clock
 from shoal.model.assignment import (
+    AssignedNetwork,
     AssignedTask,
     Assignments,
     IngressSet,
     MeshPart,
+    NetworkEndpoint,
+    NetworkService,
     Stamp,
 )
 from shoal.model.errors import ClusterError
-from shoal.model.ids import ServiceID, TaskID
+from shoal.model.ids import NetworkID, ServiceID, TaskID
 from shoal.model.objects import TaskStatus
 from shoal.model.states import TaskState
 
@@ -57,6 +60,13 @@ class ClusterNetwork(Protocol):
 
     async def set_mesh(self, mesh: MeshPart) -> None:
         """Join the mesh as told; an empty subnet is no mesh. Idempotent."""
+        ...
+
+    async def set_networks(self, told: Assignments) -> None:
+        """Have the cluster networks of this host's containers as told; so it is on return.
+
+        Networks, endpoints and services of these assignments count. Idempotent.
+        """
         ...
 
     async def set_ingress(self, ingress: IngressSet) -> None:
@@ -101,6 +111,7 @@ class Worker:
         self._network_wanted = asyncio.Event()
         self._networking = asyncio.Lock()
         self._mesh: MeshPart | None = None
+        self._networks: _Networks | None = None
         self._ingress: IngressSet | None = None
         self._begun: asyncio.Queue[TaskManager] = asyncio.Queue()
         self._removed: set[TaskID] = set()
@@ -116,6 +127,17 @@ class Worker:
     def assignments(self) -> Assignments:
         """What this node was told last."""
         return self._assignments
+
+    @property
+    def settled(self) -> bool:
+        """Whether the kernel's network is as this node was told last."""
+        told = self._assignments
+        return (
+            told.mesh == self._mesh
+            and self._networks is not None
+            and _same(self._networks, _networks(told))
+            and told.ingress == self._ingress
+        )
 
     def statuses(self) -> dict[TaskID, TaskStatus]:
         """The newest status of each task."""
@@ -139,11 +161,8 @@ class Worker:
         self._payloads.update(told)
         self._entry = replace(self._entry, stamp=stamp)
         await self._save()
-        if told.mesh != self._mesh:
-            await self._connect()
+        await self._connect()  # first the networks, then the tasks on them
         self._take_tasks(told)
-        if told.ingress != self._ingress:
-            await self._connect()
         if not self._swept:
             self._swept = True
             self._remove_strays()
@@ -157,8 +176,9 @@ class Worker:
         self._removed.clear()
         self._payloads.update(NOTHING)
         await self._network.set_ingress(IngressSet())
+        await self._network.set_networks(NOTHING)
         await self._network.set_mesh(MeshPart())
-        self._mesh, self._ingress = None, None
+        self._mesh, self._networks, self._ingress = None, None, None
         await asyncio.to_thread(self._journal.remove)
 
     async def remove_all(self) -> None:
@@ -297,6 +317,10 @@ class Worker:
                 if told.mesh != self._mesh:
                     await self._network.set_mesh(told.mesh)
                     self._mesh = told.mesh
+                networks = _networks(told)
+                if self._networks is None or not _same(self._networks, networks):
+                    await self._network.set_networks(told)
+                    self._networks = networks
                 if told.ingress != self._ingress:
                     await self._network.set_ingress(told.ingress)
                     self._ingress = told.ingress
@@ -310,6 +334,23 @@ class Worker:
             await asyncio.sleep(NETWORK_RETRY_SECONDS)
             self._network_wanted.clear()
             await self._connect()
+            self._reports.tell()  # that it is settled
+
+
+_Networks = tuple[
+    Mapping[NetworkID, AssignedNetwork],
+    Mapping[str, NetworkEndpoint],
+    Mapping[str, NetworkService],
+]
+
+
+def _networks(told: Assignments) -> _Networks:
+    return told.networks, told.endpoints, told.services
+
+
+def _same(old: _Networks, new: _Networks) -> bool:
+    """By identity: `agent.assignments` keeps what did not change."""
+    return all(a is b for a, b in zip(old, new, strict=True))
 
 
 def _leaving(task: AssignedTask) -> AssignedTask:

@@ -5,6 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from agent.engine.engine import Engine
+from agent.network.desired import NOWHERE
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, NotFound, PermissionDenied, Unimplemented
@@ -82,13 +83,12 @@ class Networks:
             record = container.record
             if record.network != name or not record.state.running:
                 continue
-            endpoint = record.endpoint
-            length = endpoint.prefix_length if endpoint else 0
-            address = f"{endpoint.address}/{length}" if endpoint and endpoint.address else ""
+            place = (record.endpoint.on(name) if record.endpoint else None) or NOWHERE
+            address = f"{place.ipv4}/{place.prefix_length}" if place.ipv4 else ""
             found[record.id] = {
                 "Name": record.name,
                 "EndpointID": record.id,
-                "MacAddress": endpoint.mac if endpoint else "",
+                "MacAddress": place.mac,
                 "IPv4Address": address,
                 "IPv6Address": "",
             }

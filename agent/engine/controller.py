@@ -14,9 +14,10 @@ import msgspec
 from agent.dependencies import Dependencies
 from agent.engine.container import Container
 from agent.engine.engine import Engine
-from agent.engine.from_task import container_of
+from agent.engine.from_task import attachments_of, container_of
 from agent.engine.records import MountPoint
 from agent.images.image import Image, RegistryAuth
+from agent.network.desired import MESH
 from agent.runtime.controller import ContainerState, RuntimeFailure
 from shoal.model.assignment import AssignedTask, Assignments
 from shoal.model.errors import ClusterError, NotFound, Unavailable
@@ -111,7 +112,7 @@ class EngineController:
             container_of(self._task),
             self._task.name,
             owner=self._task.id,
-            network="mesh",
+            attachments=attachments_of(self._task),
             labels=self._task.labels,
             files=[
                 MountPoint(type="bind", source=file.source, destination=file.target, rw=False)
@@ -174,12 +175,13 @@ class EngineController:
             return ContainerState()
         state, endpoint = container.state, container.record.endpoint
         ports = endpoint.ports if endpoint is not None else ()
+        gateway = endpoint.on(MESH) if endpoint is not None else None
         return ContainerState(
             container_id=container.id,
             pid=state.pid,
             exit_code=None if state.running else state.exit_code,
             started_at=state.started_at,
-            addresses=(endpoint.address,) if endpoint is not None and endpoint.address else (),
+            addresses=(gateway.ipv4,) if gateway is not None else (),
             ports=tuple((p.protocol, p.container_port, p.host_port) for p in ports),
         )
 

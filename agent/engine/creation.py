@@ -19,7 +19,7 @@ from agent.engine.records import MountPoint, Record
 from agent.engine.registry import Registry
 from agent.engine.seams import Images
 from agent.images.image import Image
-from agent.network.desired import NetworkName
+from agent.network.desired import Attachment, NetworkName
 from agent.runtime.oci.bundle import MASKED, READONLY
 from agent.volumes import Volumes
 from shoal.common.clock import Clock
@@ -65,14 +65,15 @@ class Creator:
         name: str = "",
         *,
         owner: str = "",
-        network: NetworkName | None = None,
+        attachments: Sequence[Attachment] = (),
         labels: Mapping[str, str] | None = None,
         files: Sequence[MountPoint] = (),
     ) -> tuple[Container, list[str]]:
         """The new container, and warnings.
 
-        `owner` is the task it is for, empty for a person's; a task's `network` counts whatever
-        the request says, its `labels` stand over the user's, and its `files` are mounted.
+        `owner` is the task it is for, empty for a person's; a task's `attachments` count
+        whatever the request says, its `labels` stand over the user's, and its `files` are
+        mounted.
         """
         image = self._images.find(request.image)
         config = merge.merge(_config(request), _of_image(image))
@@ -80,7 +81,7 @@ class Creator:
         host = self._host_config(request.host_config)
         check(config, host, init=bool(self._ground.init), cpus=os.cpu_count() or 1)
         identity = new_hex_id()
-        chosen = network or _network(host, config)
+        chosen: Network = "mesh" if attachments else _network(host, config)
         name = self._registry.reserve(name, identity)
         try:
             self._images.acquire(image.id, identity)
@@ -100,6 +101,7 @@ class Creator:
                     files=tuple(files),
                     populate=populate,
                     network=chosen,
+                    attachments=tuple(attachments),
                     owner=owner,
                 )
             )

@@ -14,6 +14,7 @@ import msgspec
 from agent.engine import ports
 from agent.engine.records import Record
 from agent.health.counting import Health
+from agent.network.desired import BRIDGE, NOWHERE
 
 NEVER = "0001-01-01T00:00:00Z"
 
@@ -192,7 +193,7 @@ def _mount(mount: Any) -> dict[str, Any]:
 def _network_settings(shown: Shown) -> dict[str, Any]:
     record = shown.record
     endpoint = record.endpoint if record.state.running else None
-    on_bridge = record.network == "bridge"
+    bridged = (endpoint.on(BRIDGE) if endpoint else None) or NOWHERE
     return {
         "Bridge": "",
         "SandboxID": record.id if endpoint else "",
@@ -203,14 +204,14 @@ def _network_settings(shown: Shown) -> dict[str, Any]:
         "LinkLocalIPv6PrefixLen": 0,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
-        "EndpointID": record.id if endpoint and on_bridge else "",
-        "Gateway": endpoint.gateway if endpoint and on_bridge else "",
+        "EndpointID": record.id if bridged.addresses else "",
+        "Gateway": bridged.gateway,
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
-        "IPAddress": endpoint.address if endpoint and on_bridge else "",
-        "IPPrefixLen": endpoint.prefix_length if endpoint and on_bridge else 0,
+        "IPAddress": bridged.ipv4,
+        "IPPrefixLen": bridged.prefix_length,
         "IPv6Gateway": "",
-        "MacAddress": endpoint.mac if endpoint and on_bridge else "",
+        "MacAddress": bridged.mac,
         "Networks": _networks(shown),
     }
 
@@ -220,19 +221,20 @@ def _networks(shown: Shown) -> dict[str, Any]:
     if record.network == "container":
         return {}
     endpoint = record.endpoint if record.state.running else None
+    place = (endpoint.on(record.network) if endpoint else None) or NOWHERE
     return {
         record.network: {
             "IPAMConfig": None,
             "Links": None,
             "Aliases": None,
-            "MacAddress": endpoint.mac if endpoint else "",
+            "MacAddress": place.mac,
             "DriverOpts": None,
             "GwPriority": 0,
             "NetworkID": shown.networks.get(record.network, ""),
             "EndpointID": record.id if endpoint else "",
-            "Gateway": endpoint.gateway if endpoint else "",
-            "IPAddress": endpoint.address if endpoint else "",
-            "IPPrefixLen": endpoint.prefix_length if endpoint else 0,
+            "Gateway": place.gateway,
+            "IPAddress": place.ipv4,
+            "IPPrefixLen": place.prefix_length,
             "IPv6Gateway": "",
             "GlobalIPv6Address": "",
             "GlobalIPv6PrefixLen": 0,

@@ -37,7 +37,7 @@ from agent.engine.seams import Images, Wiring
 from agent.engine.updating import ContainerUpdate
 from agent.images.image import Platform, parse_platform
 from agent.images.manifest import fits
-from agent.network.desired import NetworkName
+from agent.network import desired
 from agent.runtime.oci import rootfs
 from agent.runtime.runtime import Attachment, Runtime, Stats
 from agent.volumes import Volumes, size_of
@@ -140,7 +140,7 @@ class Engine:
             self._take(Container(record, place, self._settings.bundles / record.id))
         await asyncio.to_thread(self._sweep_bundles)
         endpoints = [c.record.endpoint for c in self.registry if c.record.endpoint is not None]
-        await self._wiring.adopt([e for e in endpoints if e.address or e.network == "none"])
+        await self._wiring.adopt(endpoints)
         gate = asyncio.Semaphore(_ADOPTING)
 
         async def adopt_one(container: Container) -> None:
@@ -178,13 +178,13 @@ class Engine:
         name: str = "",
         *,
         owner: str = "",
-        network: NetworkName | None = None,
+        attachments: Sequence[desired.Attachment] = (),
         labels: Mapping[str, str] | None = None,
         files: Sequence[MountPoint] = (),
     ) -> tuple[str, list[str]]:
         """Make a container; its id and warnings. See `creation` for what is a task's."""
         container, warnings = await self._creator.create(
-            request, name, owner=owner, network=network, labels=labels, files=files
+            request, name, owner=owner, attachments=attachments, labels=labels, files=files
         )
         self.lifecycle.publish(container, "create")
         return container.id, warnings

@@ -4,6 +4,7 @@ The same translation as Docker's own executor makes: service specs and `docker r
 shape, so a task's container is inspected, logged and stopped like any other.
 """
 
+from agent.network.desired import MESH, Attachment
 from shoal.model.assignment import AssignedTask
 from shoal.model.container import (
     ContainerCreate,
@@ -12,6 +13,7 @@ from shoal.model.container import (
     PortBinding,
     Ulimit,
 )
+from shoal.model.ids import ServiceID
 from shoal.model.spec.task import ContainerSpec, Limit
 
 _SECOND = 1_000_000_000
@@ -35,6 +37,22 @@ def container_of(task: AssignedTask) -> ContainerCreate:
         stop_timeout=_seconds(spec.stop_grace_period),
         exposed_ports={_key(port.target_port, port.protocol): {} for port in task.ports},
         host_config=_host(task, spec),
+    )
+
+
+def attachments_of(task: AssignedTask) -> tuple[Attachment, ...]:
+    """A task's networks: the cluster's in their order, the gateway network last.
+
+    With ports of this host's the gateway network is needed in any case, else the network
+    decides.
+    """
+    service = ServiceID("") if task.ports or not task.networks else task.service_id
+    return (
+        *(
+            Attachment(network=each.network_id, addresses=each.addresses, mac=each.mac)
+            for each in task.networks
+        ),
+        Attachment(network=MESH, service=service),
     )
 
 

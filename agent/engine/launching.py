@@ -13,7 +13,7 @@ from agent.engine import ports
 from agent.engine.container import Container
 from agent.engine.preparing import Preparer
 from agent.engine.seams import Wiring
-from agent.network.desired import Endpoint
+from agent.network.desired import Attachment, Endpoint
 from agent.runtime.controller import RuntimeFailure
 from agent.runtime.runtime import Exit, Runtime
 from shoal.model.errors import ClusterError, Conflict, Internal, InvalidArgument
@@ -103,7 +103,10 @@ class Launcher:
         wanted = ports.wanted(record.config, record.host_config)
         # On disk before the start: what runs without an endpoint on record would be cut off
         # by the next agent, what is wired and does not run is swept by it.
-        endpoint = await self._wiring.attach(container.id, network, wanted)
+        attachments = record.attachments
+        if not attachments and network != "none":
+            attachments = (Attachment(network=network),)
+        endpoint = await self._wiring.attach(container.id, attachments, wanted)
         container.change(endpoint=endpoint)
         return endpoint
 
@@ -117,6 +120,8 @@ class Launcher:
                 status="paused" if found.paused else "running",
                 pid=found.pid,
             )
+            if container.record.endpoint is not None:
+                await self._wiring.reopen(container.id, f"/proc/{found.pid}/ns/net")
             return True, None
         return False, found.exit
 

@@ -252,8 +252,8 @@ def _write_files(
         "hosts": files.hosts(
             name,
             request.config.domainname,
-            [endpoint.address] if endpoint and endpoint.address else [],
-            endpoint.gateway if endpoint else "",
+            [a for a in (endpoint.first.ipv4, endpoint.first.ipv6) if a] if endpoint else [],
+            endpoint.outward.gateway if endpoint else "",
             request.host.extra_hosts or (),
         ),
         "resolv.conf": files.resolv_conf(

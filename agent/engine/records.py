@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from agent.network.desired import Endpoint, NetworkName
+from agent.network.desired import Attachment, Endpoint, Interface, NetworkName
 from shoal.model.container import ContainerConfig, EngineWire, HostConfig, NetworkingConfig
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
@@ -74,6 +74,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         populate: destinations of fresh volumes that shall get the image's content.
         files: secrets and configs of a task, which are not among what users see as mounts.
         network: which of the host's networks it is on.
+        attachments: a task's networks, in the order of its interfaces.
     """
 
     id: str
@@ -92,6 +93,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by_hand: bool = False
     populate: tuple[str, ...] = ()
     network: NetworkName | Literal["host", "container"] = "bridge"
+    attachments: tuple[Attachment, ...] = ()
     endpoint: Endpoint | None = None
     owner: str = ""
 
@@ -127,12 +129,41 @@ def load_all(directory: Path) -> Iterator[tuple[Path, Record | None]]:
         return
     for each in sorted(directory.iterdir()):
         try:
-            yield each, _last((each / FILE).read_bytes())
+            yield each, read((each / FILE).read_bytes())
         except (OSError, msgspec.DecodeError):
             yield each, None
 
 
-def _last(data: bytes) -> Record:
-    """The last whole line: a power cut may tear the one that was being written."""
-    whole = data[: data.rfind(b"\n") + 1].rstrip(b"\n")
-    return msgspec.json.decode(whole.rpartition(b"\n")[2], type=Record)
+def read(data: bytes) -> Record:
+    """The last whole line, as any version wrote it: a power cut may tear the one being written.
+
+    An endpoint used to be the one interface itself; its container lives on through an upgrade.
+    """
+    whole = data[: data.rfind(b"\n")].rstrip(b"\n") if b"\n" in data else data
+    text = whole.rpartition(b"\n")[2]
+    record = msgspec.json.decode(text, type=Record)
+    if record.endpoint is None or record.endpoint.interfaces:
+        return record
+    old = msgspec.json.decode(text, type=_OldRecord).endpoint
+    if not old.address:
+        return record
+    interface = Interface(
+        network=old.network,
+        addresses=(f"{old.address}/{old.prefix_length}",),
+        gateways=(old.gateway,) if old.gateway else (),
+        mac=old.mac,
+    )
+    endpoint = msgspec.structs.replace(record.endpoint, interfaces=(interface,))
+    return msgspec.structs.replace(record, endpoint=endpoint)
+
+
+class _OldEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    network: str = "none"
+    address: str = ""
+    prefix_length: int = 0
+    gateway: str = ""
+    mac: str = ""
+
+
+class _OldRecord(msgspec.Struct, frozen=True, kw_only=True):
+    endpoint: _OldEndpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.images.image import Image
-from agent.network.desired import Endpoint, NetworkName, PortBinding
+from agent.network.desired import Attachment, Endpoint, PortBinding
 
 
 class Images(Protocol):
@@ -38,7 +38,10 @@ class Wiring(Protocol):
     """The network of containers."""
 
     async def attach(
-        self, container: str, network: NetworkName, ports: Sequence[PortBinding] = ()
+        self,
+        container: str,
+        attachments: Sequence[Attachment],
+        ports: Sequence[PortBinding] = (),
     ) -> Endpoint: ...
 
     async def release_netns(self, container: str) -> None: ...
@@ -46,3 +49,5 @@ class Wiring(Protocol):
     async def detach(self, container: str) -> None: ...
 
     async def adopt(self, endpoints: Sequence[Endpoint]) -> None: ...
+
+    async def reopen(self, container: str, netns: str) -> None: ...

@@ -5,72 +5,91 @@ asks, compares and sends. Everything is idempotent, touches only what carries th
 prefix, and runs again whenever something may have changed. `instance` is the caller.
 """
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from agent.network import rtnetlink as rt
 from agent.network.netlink import Channel, Request
-from agent.network.plan import Bridge, Names, Plan, Vxlan
+from agent.network.plan import Bridge, Entries, Ground, Names, Plan, Vxlan
+from agent.network.sysctls import bridges_are_filtered, has_ipv6, set_sysctls
 
 _log = structlog.get_logger(__name__)
-_SYSCTL = Path("/proc/sys/net/ipv4")
+_SHOWN = 20
 
 
 def link_changes(
-    names: Names, plan: Plan, links: dict[str, rt.Link], *, keep_mesh: bool
+    names: Names,
+    plan: Plan,
+    links: dict[str, rt.Link],
+    *,
+    keep_mesh: bool,
+    keep_overlays: bool = False,
 ) -> list[Request]:
-    """Bridges and VXLAN device to make, change or delete.
+    """Bridges and VXLAN devices to make, change or delete.
 
     A device of the wrong kind, or whose fixed properties differ, is deleted and made anew.
     """
-    requests: list[Request] = []
-    wanted: list[Bridge | Vxlan] = list(plan.bridges)
-    if plan.vxlan is not None:
-        wanted.append(plan.vxlan)
-    elif not keep_mesh:
-        gone = (name for name in (names.vxlan, names.mesh_bridge) if name in links)
-        requests += [rt.delete_link(name) for name in gone]
+    wanted: list[Bridge | Vxlan] = [*plan.bridges, *plan.vxlans]
+    known = {device.name for device in wanted}
+    requests = [
+        rt.delete_link(name)
+        for name in sorted(links, reverse=True)
+        if name not in known
+        and (
+            (name in (names.vxlan, names.mesh_bridge) and not keep_mesh)
+            or (names.is_overlay(name) and not keep_overlays)
+        )
+    ]
     for desired in wanted:
-        link = links.get(desired.name)
-        new = rt.new_bridge if isinstance(desired, Bridge) else rt.new_vxlan
-        if link is None:
-            requests.append(new(desired))  # type: ignore[arg-type]
-        elif not _same_device(link, desired):
-            requests += [rt.delete_link(desired.name), new(desired)]  # type: ignore[arg-type]
-        elif (link.up, link.mtu, link.mac) != (True, desired.mtu, desired.mac):
-            requests.append(
-                rt.set_link(link.name, link.index, mtu=desired.mtu, mac=desired.mac)
-            )
+        requests += _device_changes(desired, links.get(desired.name))
     return requests
+
+
+def _device_changes(desired: Bridge | Vxlan, link: rt.Link | None) -> list[Request]:
+    if link is None:
+        return _created(desired)
+    if not _same_device(link, desired):
+        return [rt.delete_link(desired.name), *_created(desired)]
+    requests = []
+    if (link.up, link.mtu, link.mac) != (True, desired.mtu, desired.mac):
+        requests.append(rt.set_link(link.name, link.index, mtu=desired.mtu, mac=desired.mac))
+    if isinstance(desired, Bridge) and link.filtered != desired.filtered:
+        requests.append(rt.set_filtered(link.name, filtered=desired.filtered))
+    return requests
+
+
+def _created(desired: Bridge | Vxlan) -> list[Request]:
+    new = rt.new_bridge(desired) if isinstance(desired, Bridge) else rt.new_vxlan(desired)
+    return [new, rt.without_own_address(desired.name), rt.set_up(desired.name)]
 
 
 def _same_device(link: rt.Link, desired: Bridge | Vxlan) -> bool:
     if isinstance(desired, Bridge):
         return link.kind == "bridge"
-    found = (link.kind, link.vni, link.port, link.local)
-    return found == ("vxlan", desired.vni, desired.port, desired.local)
+    found = (link.kind, link.vni, link.port, link.local, link.proxy)
+    return found == ("vxlan", desired.vni, desired.port, desired.local, desired.proxy)
 
 
 def address_changes(
     plan: Plan, links: dict[str, rt.Link], addresses: Iterable[rt.Address]
 ) -> list[Request]:
-    """Each bridge has its gateway address and no other."""
+    """Each bridge has its gateway addresses and no others, save what it gave itself."""
     requests: list[Request] = []
-    present = list(addresses)
+    found: dict[int, set[str]] = {}
+    for each in addresses:
+        found.setdefault(each.index, set()).add(each.address)
     for bridge in plan.bridges:
         index = links[bridge.name].index
-        wanted = (bridge.address, bridge.prefix_length)
-        found = {(a.address, a.prefix_length) for a in present if a.index == index}
-        requests += [rt.delete_address(index, *each) for each in sorted(found - {wanted})]
-        if wanted not in found:
-            requests.append(rt.new_address(index, *wanted))
+        wanted, present = set(bridge.addresses), found.get(index, set())
+        gone = (each for each in sorted(present - wanted) if not each.startswith("fe80:"))
+        requests += [rt.delete_address(index, each) for each in gone]
+        requests += [rt.new_address(index, each) for each in sorted(wanted - present)]
     return requests
 
 
 def port_changes(plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
-    """Containers' links on their bridge and up. One that is gone cannot be brought back."""
+    """Links on their bridge and up. A container's that is gone cannot be brought back."""
     requests: list[Request] = []
     for port in plan.ports:
         link, bridge = links.get(port.name), links.get(port.bridge)
@@ -78,91 +97,155 @@ def port_changes(plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
             continue
         if link.master != bridge.index or not link.up:
             requests.append(rt.set_link(link.name, link.index, master=bridge.index))
-        if link.master != bridge.index or not link.hairpin:
-            requests.append(rt.set_hairpin(link.name))
+        if link.master != bridge.index or link.flags != port.flags:
+            requests.append(rt.set_flags(link.name, port.flags))
     return requests
 
 
 def stray_links(names: Names, plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
     """Links of containers that are no more."""
-    known = {port.name for port in plan.ports}
-    return [rt.delete_link(n) for n in sorted(links) if names.is_veth(n) and n not in known]
+    return [
+        rt.delete_link(n) for n in sorted(links) if names.is_veth(n) and n not in plan.links
+    ]
+
+
+def entry_changes(
+    index: int,
+    wanted: Entries,
+    neighbours: Mapping[str, str],
+    forwarding: Iterable[tuple[str, str]],
+) -> list[Request]:
+    """A VXLAN device has these entries and no others.
+
+    Args:
+        index: of the device.
+        wanted: what it shall have.
+        neighbours: address to MAC, as they are.
+        forwarding: MAC and host, as they are; the host is "" in the bridge's table.
+    """
+    present, planned = set(forwarding), set(wanted.forwarding.items())
+    if wanted.bridged:
+        planned |= {(mac, "") for mac in wanted.forwarding}
+    kept = {(mac, underlay == "") for mac, underlay in planned}
+    gone = [each for each in present - planned if (each[0], each[1] == "") not in kept]
+    added = wanted.neighbours.items() - neighbours.items()
+    return [
+        *(
+            rt.delete_neighbour(index, address)
+            for address in sorted(neighbours.keys() - wanted.neighbours.keys())
+        ),
+        *(rt.delete_forwarding(index, *each) for each in sorted(gone)),
+        *(rt.new_neighbour(index, *each) for each in sorted(added)),
+        *(rt.new_forwarding(index, *each) for each in sorted(planned - present)),
+    ]
 
 
 class Applier:
-    """Brings the links of one instance into the planned state."""
+    """Brings the links of one instance into the planned state.
+
+    `sent` counts the changes it made.
+    """
 
     def __init__(self, names: Names, channel: Channel) -> None:
         self._names = names
         self._channel = channel
+        self.sent = 0
 
     def links(self) -> dict[str, rt.Link]:
         """All links of this namespace by name."""
         found = map(rt.parse_link, self._channel.dump(*rt.LINKS))
         return {link.name: link for link in found}
 
-    def underlay_mtu(self, underlay: str) -> int:
-        """How large packets from this address may be; 1500 while no link has it."""
-        indexes = {a.index for a in self._addresses() if a.address == underlay}
-        return min((x.mtu for x in self.links().values() if x.index in indexes), default=1500)
+    def ground(self, underlay: str) -> Ground:
+        """What the host is like, seen from the address that peers send to.
 
-    def apply(self, plan: Plan, *, keep_mesh: bool) -> dict[str, rt.Link]:
+        Packets may have 1500 bytes while no link has that address.
+        """
+        indexes = {
+            a.index for a in self._addresses() if a.address.partition("/")[0] == underlay
+        }
+        mtus = (link.mtu for link in self.links().values() if link.index in indexes)
+        return Ground(
+            underlay_mtu=min(mtus, default=1500),
+            filtered=bridges_are_filtered(),
+            ipv6=has_ipv6(),
+        )
+
+    def apply(
+        self, plan: Plan, *, keep_mesh: bool, keep_overlays: bool = False
+    ) -> dict[str, rt.Link]:
         """Make it so; returns the links as they are then.
 
         Args:
             plan: the desired state.
             keep_mesh: leave the mesh's links alone although the plan has none.
+            keep_overlays: leave devices of cluster networks alone that the plan has not.
         """
         links = self.links()
         changed = self._send(
             [
                 *stray_links(self._names, plan, links),
-                *link_changes(self._names, plan, links, keep_mesh=keep_mesh),
+                *link_changes(
+                    self._names,
+                    plan,
+                    links,
+                    keep_mesh=keep_mesh,
+                    keep_overlays=keep_overlays,
+                ),
             ]
         )
         if changed:
             links = self.links()
+        set_sysctls(plan, links)
         # addresses first: routes need them as their source
         self._send(address_changes(plan, links, self._addresses()))
         self._send(port_changes(plan, links))
-        if plan.vxlan is not None:
-            self._send(self._mesh_changes(plan, links[plan.vxlan.name].index))
-        self._set_sysctls(plan)
+        for name, entries in plan.entries.items():
+            self._send(self._entry_changes(links[name].index, entries))
+        if self._names.vxlan in plan.entries:
+            self._send(self._route_changes(links[self._names.vxlan].index, plan))
         return links
+
+    def change_entries(self, index: int, old: Entries, new: Entries) -> None:
+        """From entries that are known to be there to others, asking nothing."""
+        there = set(old.forwarding.items())
+        if old.bridged:
+            there |= {(mac, "") for mac in old.forwarding}
+        self._send(entry_changes(index, new, old.neighbours, there))
 
     def remove(self) -> None:
         """Delete every link of this instance."""
         owned = [name for name in self.links() if self._names.owns(name)]
         self._channel.apply([rt.delete_link(name) for name in owned])
 
-    def _mesh_changes(self, plan: Plan, index: int) -> list[Request]:
-        """Routes, neighbours and forwarding entries of the VXLAN device: these, no others."""
-        found_routes = map(rt.parse_route, self._channel.dump(*rt.routes_over(index)))
-        routes = {(r.subnet, r.via, r.source) for r in found_routes if r and r.index == index}
-        wanted_routes = {(r.subnet, r.via, r.source) for r in plan.routes}
-        found = map(rt.parse_neighbour, self._channel.dump(*rt.neighbours_of(index)))
-        neighbours = {(n.address, n.mac) for n in found if n and n.index == index}
-        wanted_neighbours = {(n.address, n.mac) for n in plan.neighbours}
-        found = map(rt.parse_neighbour, self._channel.dump(*rt.forwarding_of(index)))
-        forwarding = {(n.mac, n.address) for n in found if n and n.index == index}
-        wanted_forwarding = {(f.mac, f.underlay) for f in plan.forwarding}
-        kept = {subnet for subnet, _, _ in wanted_routes}
+    def _entry_changes(self, index: int, wanted: Entries) -> list[Request]:
+        neighbours = {}
+        for query in rt.neighbours_of(index):
+            for message in self._channel.dump(*query):
+                neighbour = rt.parse_neighbour(message)
+                if neighbour is not None and neighbour.index == index:
+                    neighbours[neighbour.address] = neighbour.mac
+        found = map(rt.parse_forwarding, self._channel.dump(*rt.forwarding_of(index)))
+        forwarding = [
+            (each.mac, each.underlay)
+            for each in found
+            if each is not None and each.index == index
+        ]
+        return entry_changes(index, wanted, neighbours, forwarding)
+
+    def _route_changes(self, index: int, plan: Plan) -> list[Request]:
+        found = [
+            rt.parse_route(message)
+            for query in rt.routes_over(index)
+            for message in self._channel.dump(*query)
+        ]
+        routes = {(r.subnet, r.via, r.source) for r in found if r and r.index == index}
+        wanted = {(r.subnet, r.via, r.source) for r in plan.routes}
+        kept = {subnet for subnet, _, _ in wanted}
+        gone = sorted({r[0] for r in routes} - kept)
         return [
-            *(
-                rt.delete_route(index, subnet)
-                for subnet in sorted({r[0] for r in routes} - kept)
-            ),
-            *(
-                rt.delete_neighbour(index, address)
-                for address in sorted({n[0] for n in neighbours - wanted_neighbours})
-            ),
-            *(
-                rt.delete_forwarding(index, mac)
-                for mac in sorted({f[0] for f in forwarding - wanted_forwarding})
-            ),
-            *(rt.new_neighbour(index, *n) for n in sorted(wanted_neighbours - neighbours)),
-            *(rt.new_forwarding(index, *f) for f in sorted(wanted_forwarding - forwarding)),
-            *(rt.new_route(index, *r) for r in sorted(wanted_routes - routes)),
+            *(rt.delete_route(index, subnet) for subnet in gone),
+            *(rt.new_route(index, *r) for r in sorted(wanted - routes)),
         ]
 
     def _addresses(self) -> list[rt.Address]:
@@ -170,17 +253,8 @@ class Applier:
 
     def _send(self, requests: list[Request]) -> bool:
         if requests:
-            _log.debug("network changed", changes=[each.what for each in requests])
+            shown = [each.what for each in requests[:_SHOWN]]
+            _log.debug("network changed", count=len(requests), changes=shown)
+            self.sent += len(requests)
             self._channel.apply(requests)
         return bool(requests)
-
-    def _set_sysctls(self, plan: Plan) -> None:
-        """Forwarding, and 127.0.0.1 as a way to published ports (`input` rules guard it)."""
-        devices = [bridge.name for bridge in plan.bridges]
-        if plan.vxlan is not None:
-            devices.append(plan.vxlan.name)
-        paths = [_SYSCTL / "ip_forward"]
-        paths += [_SYSCTL / "conf" / device / "route_localnet" for device in devices]
-        for path in paths:
-            if path.read_text().strip() != "1":
-                path.write_text("1")

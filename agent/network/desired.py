@@ -10,11 +10,14 @@ from typing import Literal
 import msgspec
 
 from shoal.model.assignment import AssignedNetwork, NetworkEndpoint, NetworkService
-from shoal.model.ids import NetworkID, NodeID
+from shoal.model.ids import NetworkID, NodeID, ServiceID
 
 Protocol = Literal["tcp", "udp", "sctp"]
 NetworkName = Literal["bridge", "mesh", "none"]
 """`bridge`: a person's containers; `mesh`: tasks, cluster-wide; `none`: only loopback."""
+
+BRIDGE, MESH = "bridge", "mesh"
+"""The host's own networks; any other name of a network is the id of a cluster network."""
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - what Docker calls it; reserving it is the point
 DEFAULT_VNI = 4095
@@ -30,23 +33,94 @@ class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     host_ip: str = ANY_ADDRESS
 
 
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
+    """A network that a container is to join.
+
+    Attributes:
+        network: `bridge`, `mesh` (the gateway network), or the id of a cluster network.
+        addresses: with prefix length, as a manager gave them; the host's own networks give
+            their own.
+        mac: empty is one that follows from the first address.
+        service: of a task's `mesh`: where all its other networks are internal it is left out,
+            unless this service publishes a port. Empty: it is never left out.
+    """
+
+    network: str
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    service: ServiceID = ServiceID("")
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's place on one network.
+
+    Attributes:
+        name: of the interface in the container.
+        link: of its other end, on the host.
+        addresses: with prefix length, the IPv4 one first; at most one of each family.
+        gateways: by which the container reaches the rest of the world, at most one of each
+            family; none but on the one interface that leads out.
+    """
+
+    network: str
+    name: str = "eth0"
+    link: str = ""
+    addresses: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    mac: str = ""
+
+    @property
+    def ipv4(self) -> str:
+        """Its IPv4 address without prefix length; empty without one."""
+        return next((a.partition("/")[0] for a in self.addresses if ":" not in a), "")
+
+    @property
+    def ipv6(self) -> str:
+        """Its IPv6 address without prefix length; empty without one."""
+        return next((a.partition("/")[0] for a in self.addresses if ":" in a), "")
+
+    @property
+    def prefix_length(self) -> int:
+        """That of its IPv4 address."""
+        return next((int(a.partition("/")[2]) for a in self.addresses if ":" not in a), 0)
+
+    @property
+    def gateway(self) -> str:
+        """The IPv4 gateway; empty without one."""
+        return next((each for each in self.gateways if ":" not in each), "")
+
+
+NOWHERE = Interface(network="none", name="")
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How a container is attached. The caller keeps it and hands it back to `adopt`.
 
     Attributes:
+        interfaces: in the order of their names; none beside loopback without a network.
         netns_path: for the runtime to join; only good until `release_netns`, never after a
             restart of the agent.
         ports: as asked, with each `host_port` filled in.
     """
 
     container: str
-    network: NetworkName
-    address: str = ""
-    prefix_length: int = 0
-    gateway: str = ""
-    mac: str = ""
+    interfaces: tuple[Interface, ...] = ()
     ports: tuple[PortBinding, ...] = ()
     netns_path: str = ""
+
+    @property
+    def outward(self) -> Interface:
+        """The interface that leads out and has the published ports; `NOWHERE` without one."""
+        return next((each for each in self.interfaces if each.gateways), NOWHERE)
+
+    @property
+    def first(self) -> Interface:
+        """What the container calls its own address: that on its first network."""
+        return self.interfaces[0] if self.interfaces else NOWHERE
+
+    def on(self, network: str) -> Interface | None:
+        """Its interface on a network, if it is there."""
+        return next((each for each in self.interfaces if each.network == network), None)
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +137,14 @@ class Mesh(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         subnet: for this host's tasks; its first address is the gateway.
         underlay: this host's own address that peers send to.
+        prefix6: the cluster's IPv6 /96; the IPv6 address of anything in the mesh is this with
+            its IPv4 address in the last 32 bits. Empty: there is no IPv6.
     """
 
     subnet: str
     underlay: str
     peers: tuple[Peer, ...] = ()
+    prefix6: str = ""
     vni: int = DEFAULT_VNI
     udp_port: int = DEFAULT_VXLAN_PORT
 

@@ -146,12 +146,12 @@ class Encryption:
         link = rt.parse_link(self._channel.get(*rt.link_named(name)))
         inner = inner_address(wanted.subnet, device.slot)
         found = map(rt.parse_address, self._channel.dump(*rt.ADDRESSES))
-        stale = [a for a in found if a.index == link.index and a.address != inner]
+        stale = [a for a in found if a.index == link.index and a.address != f"{inner}/32"]
         self._channel.apply(
             [
-                *(rt.delete_address(link.index, a.address, a.prefix_length) for a in stale),
+                *(rt.delete_address(link.index, a.address) for a in stale),
                 rt.set_link(name, link.index, mtu=wanted.mtu),
-                rt.new_address(link.index, inner, 32),
+                rt.new_address(link.index, f"{inner}/32"),
             ]
         )
 

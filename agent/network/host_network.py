@@ -2,9 +2,10 @@
 
 Blocking kernel work happens in one dedicated thread, in the order of the calls. A call that is
 cancelled is still completed there: after a cancelled `attach`, `detach`. Kernel state outlives
-this object and the process; the order after a restart is `start`, `set_mesh`, `set_ingress`
-(both from the agent's journal), then `adopt`, which makes it all real and sweeps what is left.
-Before `adopt` nothing that exists is touched.
+this object and the process; the order after a restart is `start`, `set_mesh`, `set_networks`,
+`set_ingress` (all from the agent's journal), then `adopt`, which makes it all real and sweeps
+what is left, then `reopen` for each container that runs. Before `adopt` nothing that exists is
+touched.
 """
 
 import asyncio
@@ -19,8 +20,16 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from agent.network import netns
-from agent.network.desired import Endpoint, IngressPort, Mesh, NetworkName, PortBinding
+from agent.network.desired import (
+    Attachment,
+    ClusterNetworks,
+    Endpoint,
+    IngressPort,
+    Mesh,
+    PortBinding,
+)
 from agent.network.instance import Instance
+from agent.network.naming import Naming
 from agent.network.plan import names_for
 from shoal.model.errors import ClusterError, FailedPrecondition, Internal
 
@@ -39,11 +48,18 @@ class HostNetwork:
             its network namespace.
         local_subnet: of Docker's network `bridge`; its first address is the gateway.
         namespace: the host's network namespace, if it is not that of this process.
+        naming: who answers names inside containers; None where nobody does.
     """
 
     def __init__(
-        self, *, prefix: str, local_subnet: IPv4Network, namespace: Path | None = None
+        self,
+        *,
+        prefix: str,
+        local_subnet: IPv4Network,
+        namespace: Path | None = None,
+        naming: Naming | None = None,
     ) -> None:
+        self._naming = naming
         self._names = names_for(prefix)
         self._local_subnet = local_subnet
         self._namespace = namespace
@@ -72,16 +88,55 @@ class HostNetwork:
         await self.stop()
 
     async def attach(
-        self, container: str, network: NetworkName, ports: Sequence[PortBinding] = ()
+        self,
+        container: str,
+        attachments: Sequence[Attachment],
+        ports: Sequence[PortBinding] = (),
     ) -> Endpoint:
-        """Make a container's namespace, join it to a network and publish its ports.
+        """Make a container's namespace, join it to networks and publish its ports.
+
+        Its interfaces are `eth0` and so on in the order of the attachments; none at all is a
+        container with loopback only.
 
         Raises:
             ResourceExhausted: no address is left.
             FailedPrecondition: a port is taken, or the host has no mesh.
+            Unavailable: a cluster network that no manager has told of yet.
             AlreadyExists: the container is attached.
         """
-        return await self._call(self._running().attach, container, network, ports)
+        endpoint = await self._call(self._running().attach, container, attachments, ports)
+        try:
+            await self._opened(endpoint, endpoint.netns_path)
+        except ClusterError:
+            await self.detach(container)
+            raise
+        return endpoint
+
+    async def connect(self, container: str, netns: str, attachment: Attachment) -> Endpoint:
+        """Join a running container to one more network; `netns` is its namespace's path.
+
+        Raises:
+            NotFound: the container is not attached.
+            AlreadyExists: it is on that network.
+        """
+        endpoint = await self._call(self._running().connect, container, netns, attachment)
+        await self._opened(endpoint, netns)
+        return endpoint
+
+    async def disconnect(self, container: str, netns: str, network: str) -> Endpoint:
+        """Take a running container off a network.
+
+        Raises:
+            NotFound: it is not attached, or not on that network.
+        """
+        endpoint = await self._call(self._running().disconnect, container, network)
+        await self._opened(endpoint, netns)
+        return endpoint
+
+    async def reopen(self, container: str, netns: str) -> None:
+        """After a restart and `adopt`: this container runs, in the namespace of that path."""
+        endpoint = await self._call(self._running().endpoint, container)
+        await self._opened(endpoint, netns)
 
     async def release_netns(self, container: str) -> None:
         """Call when the runtime has joined the namespace. Idempotent."""
@@ -89,6 +144,8 @@ class HostNetwork:
 
     async def detach(self, container: str) -> None:
         """Give back address and ports, after the container's last process. Idempotent."""
+        if self._naming is not None:
+            await self._naming.closed(container)
         await self._call(self._running().detach, container)
 
     async def adopt(self, endpoints: Sequence[Endpoint]) -> None:
@@ -102,6 +159,12 @@ class HostNetwork:
             FailedPrecondition: another subnet while tasks are attached to the old one.
         """
         await self._call(self._running().set_mesh, mesh)
+
+    async def set_networks(self, networks: ClusterNetworks) -> None:
+        """What managers say of the cluster networks; the kernel is so when this returns."""
+        await self._call(self._running().set_networks, networks)
+        if self._naming is not None:
+            await self._naming.changed(networks)
 
     async def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
         """Replace the complete set of services' published ports, in one transaction.
@@ -124,13 +187,14 @@ class HostNetwork:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
         filenos = self._running().filenos()
+        due = loop.time() + _COMPARE_SECONDS
         while True:
             for fileno in filenos:
                 loop.add_reader(fileno, _notice, loop, filenos, changed)
             try:
-                async with asyncio.timeout(_COMPARE_SECONDS):
+                async with asyncio.timeout_at(due):
                     await changed.wait()
-                await asyncio.sleep(_DEBOUNCE_SECONDS)
+                    await asyncio.sleep(_DEBOUNCE_SECONDS)
             except TimeoutError:
                 pass  # time for the periodic compare
             finally:
@@ -138,10 +202,18 @@ class HostNetwork:
                     loop.remove_reader(fileno)
             changed.clear()
             try:
+                if loop.time() < due:
+                    await self._call(self._running().noticed)
+                    continue
+                due = loop.time() + _COMPARE_SECONDS
                 await self.repair()
             except ClusterError:
                 _log.exception("network repair failed")
                 await asyncio.sleep(1)
+
+    async def _opened(self, endpoint: Endpoint, netns: str) -> None:
+        if self._naming is not None:
+            await self._naming.opened(endpoint, netns)
 
     async def _open(self) -> None:
         if self._instance is not None:

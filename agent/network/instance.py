@@ -2,44 +2,45 @@
 
 All of it runs in the one thread of `host_network`, one call after another, so no call sees
 another's halves. Desired state is kept here in memory only; the caller's records restore it by
-`adopt`. Links go by `apply`, rules by `nftables` and `nft`, containers by `wiring`.
+`adopt`. Links go by `apply`, published ports and rules by `publishing`, containers by
+`wiring`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network
 
-import msgspec
-import structlog
+from msgspec.structs import replace
 
+from agent.network import netns
 from agent.network import rtnetlink as rt
 from agent.network.apply import Applier
-from agent.network.conntrack import forget_stale
 from agent.network.desired import (
+    BRIDGE,
+    MESH,
+    Attachment,
+    ClusterNetworks,
     Endpoint,
     IngressPort,
+    Interface,
     Mesh,
-    NetworkName,
     PortBinding,
-    Protocol,
 )
-from agent.network.endpoints import AddressPool, mac_of
-from agent.network.netlink import NETLINK_NETFILTER, Channel
-from agent.network.nft import Nft
-from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
-from agent.network.plan import Names, check_mesh, make_plan
-from agent.network.ports import HeldPorts
+from agent.network.endpoints import mac_of
+from agent.network.netlink import Channel
+from agent.network.overlays import Change, Overlays
+from agent.network.plan import Ground, Names, check_mesh, container_port, make_plan
+from agent.network.publishing import Publishing
+from agent.network.subnets import HostSubnets
+from agent.network.sysctls import has_ipv6
 from agent.network.watching import Watch
 from agent.network.wiring import Namespaces, wire
-from shoal.model.errors import (
-    AlreadyExists,
-    ClusterError,
-    FailedPrecondition,
-    InvalidArgument,
-)
+from shoal.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from shoal.model.ids import NetworkID
 
-_log = structlog.get_logger(__name__)
-_UdpTargets = Mapping[int, frozenset[tuple[str, int]]]
-_Ingress = tuple[Protocol, int]
+_PASSES = 3
 
 
 class Instance:
@@ -50,23 +51,20 @@ class Instance:
         self._local_subnet = local_subnet
         self._channel = Channel()
         self._applier = Applier(names, self._channel)
-        self._nft = Nft()
         self._watch = Watch(names)
-        self._flows = Channel(NETLINK_NETFILTER)
-        self._held = HeldPorts()
+        self._publishing = Publishing(names, local_subnet, self._watch)
         self._namespaces = Namespaces()
+        self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())
+        self._overlays = Overlays()
         self._endpoints: dict[str, Endpoint] = {}
-        self._local_pool = AddressPool(local_subnet)
-        self._mesh_pool: AddressPool | None = None
         self._mesh: Mesh | None = None
-        self._ingress: dict[_Ingress, IngressPort] = {}
-        self._unheld: dict[PortBinding, str] = {}
+        self._ground = Ground()
         self._links: dict[str, rt.Link] = {}
-        self._ruleset: Ruleset | None = None
         self._settled = False
+        self._unsure = False
 
     def filenos(self) -> tuple[int, int]:
-        """Descriptors that become readable when somebody changed something."""
+        """Descriptors that become readable when something happened."""
         return self._watch.filenos()
 
     def begin(self) -> None:
@@ -75,257 +73,330 @@ class Instance:
             self.repair()
             return
         left = any(self._names.owns(name) for name in self._applier.links())
-        if not left and self._nft.chains(self._names.table) is None:
+        if not left and not self._publishing.exists():
             self.adopt(())
+
+    # -- containers ---------------------------------------------------------------------------
 
     def adopt(self, endpoints: Sequence[Endpoint]) -> None:
         """Take these as all that exist, sweep the rest."""
         for each in endpoints:
             if each.container not in self._endpoints:
-                self._adopt_one(msgspec.structs.replace(each, netns_path=""))
+                self._adopt_one(replace(each, netns_path=""))
         self._settled = True
-        self._apply_links()
-        self._apply_rules()
+        self._apply()
 
     def _adopt_one(self, endpoint: Endpoint) -> None:
-        if endpoint.address:
-            pool = self._pool_of(endpoint)
-            address = IPv4Address(endpoint.address)
-            if pool is not None and not pool.take(endpoint.container, address):
-                raise FailedPrecondition(
-                    f"address {endpoint.address} of container {endpoint.container} is "
-                    f"another's or not in {pool.subnet}"
-                )
+        interfaces = tuple(
+            each if each.link else replace(each, link=self._names.veth(each.ipv4))
+            for each in endpoint.interfaces
+        )
+        endpoint = replace(endpoint, interfaces=interfaces)
+        for each in interfaces:
+            self._subnets.take(endpoint.container, each)
+            if each.network in self._overlays.told.networks:
+                self._overlays.arrive(NetworkID(each.network))
         self._endpoints[endpoint.container] = endpoint
         for binding in endpoint.ports:
-            self._hold_or_remember(binding)
+            self._publishing.hold_or_remember(binding)
+
+    def endpoint(self, container: str) -> Endpoint:
+        """How a container is attached.
+
+        Raises:
+            NotFound: it is not.
+        """
+        endpoint = self._endpoints.get(container)
+        if endpoint is None:
+            raise NotFound(f"container {container} is attached to no network")
+        return endpoint
 
     def attach(
-        self, container: str, network: NetworkName, ports: Sequence[PortBinding]
+        self,
+        container: str,
+        attachments: Sequence[Attachment],
+        ports: Sequence[PortBinding],
     ) -> Endpoint:
         """Make a container's namespace and join it; all or nothing."""
         self._require_settled()
         if container in self._endpoints:
             raise AlreadyExists(f"container {container} is already attached to a network")
-        if network == "none" and ports:
-            raise InvalidArgument("a container without network cannot publish ports")
-        endpoint = self._new_endpoint(container, network)
-        self._endpoints[container] = endpoint
+        self._endpoints[container] = Endpoint(container=container)
         try:
-            for binding in ports:
-                held = self._held.hold(binding)
-                endpoint = msgspec.structs.replace(endpoint, ports=(*endpoint.ports, held))
-                self._endpoints[container] = endpoint
-            self._wire(endpoint)
-            if ports:
+            fresh = [self._place(container, each) for each in self._needed(attachments)]
+            endpoint = self._endpoints[container]
+            endpoint = self._published(endpoint, ports)
+            if any(fresh):
+                self._apply()
+            elif ports:
                 self._apply_rules()
+            self._create(endpoint)
         except BaseException:
             self.detach(container)
             raise
-        path = self._namespaces.path(container)
-        return msgspec.structs.replace(endpoint, netns_path=path)
+        return replace(endpoint, netns_path=self._namespaces.path(container))
 
-    def _new_endpoint(self, container: str, network: NetworkName) -> Endpoint:
-        if network == "none":
-            return Endpoint(container=container, network=network)
-        pool = self._local_pool if network == "bridge" else self._mesh_pool
-        if pool is None:
-            raise FailedPrecondition(
-                "this host has no subnet for service tasks yet: no manager has assigned one"
+    def connect(self, container: str, path: str, attachment: Attachment) -> Endpoint:
+        """Join a running container to one more network; all or nothing."""
+        self._require_settled()
+        before = self.endpoint(container)
+        if before.on(attachment.network) is not None:
+            raise AlreadyExists(
+                f"endpoint of container {container} already exists in network "
+                f"{attachment.network}"
             )
-        address = pool.allocate(container)
-        return Endpoint(
-            container=container,
-            network=network,
-            address=str(address),
-            prefix_length=pool.subnet.prefixlen,
-            gateway=str(pool.gateway),
-            mac=mac_of(address),
-        )
-
-    def _wire(self, endpoint: Endpoint) -> None:
-        inner = self._namespaces.create(endpoint.container)
         try:
-            if endpoint.network == "none":
-                return
-            try:
-                self._join(endpoint, inner)
-            except OSError:
-                self._apply_links()  # somebody deleted the bridge
-                self._join(endpoint, inner)
-        finally:
-            inner.close()
+            if self._place(container, attachment):
+                self._apply()
+            endpoint = self._endpoints[container]
+            with _opened(path) as descriptor:
+                with netns.visiting(descriptor):
+                    inner = Channel()
+                with contextlib.closing(inner):
+                    self._wire(inner, descriptor, endpoint.interfaces[-1:])
+        except BaseException:
+            self._leave(container, attachment.network)
+            raise
+        return endpoint
 
-    def _join(self, endpoint: Endpoint, inner: Channel) -> None:
-        wire(
-            self._channel,
-            inner,
-            self._names.veth(endpoint.address),
-            self._links[self._bridge_of(endpoint)],
-            endpoint,
-            self._namespaces.descriptor(endpoint.container),
-        )
+    def disconnect(self, container: str, network: str) -> Endpoint:
+        """Take a running container off a network."""
+        self._require_settled()
+        if self.endpoint(container).on(network) is None:
+            raise NotFound(f"container {container} is not connected to network {network}")
+        return self._leave(container, network)
 
     def release_netns(self, container: str) -> None:
         """Let the container's namespace live by its processes alone."""
         self._namespaces.release(container)
 
     def detach(self, container: str) -> None:
-        """Give back address and ports; the link vanishes with the namespace."""
+        """Give back addresses and ports; the links vanish with the namespace."""
         self._namespaces.release(container)
         endpoint = self._endpoints.pop(container, None)
         if endpoint is None:
             return
-        if endpoint.ports:
+        if self._overlays.keep(self._networks_in_use()):
+            self._apply()
+        elif endpoint.ports:
             self._apply_rules()
-            for binding in endpoint.ports:
-                self._release(binding)
-        pool = self._pool_of(endpoint)
-        if endpoint.address and pool is not None:
-            pool.free(IPv4Address(endpoint.address))
+        for binding in endpoint.ports:
+            self._publishing.release(binding)
+        for each in endpoint.interfaces:
+            self._subnets.free(each)
+
+    # -- the cluster --------------------------------------------------------------------------
 
     def set_mesh(self, mesh: Mesh | None) -> None:
         """Take part in a cluster's network, or no longer."""
         if mesh is not None:
             check_mesh(mesh, self._local_subnet)
-        old = self._mesh_pool.subnet if self._mesh_pool is not None else None
-        new = IPv4Network(mesh.subnet) if mesh is not None else None
-        if old != new:
-            self._change_mesh_subnet(new)
+        self._subnets.set_mesh(mesh, self._endpoints.values())
         self._mesh = mesh
         if self._settled:
-            self._apply_links()
-            self._apply_rules()
+            self._apply()
 
-    def _change_mesh_subnet(self, new: IPv4Network | None) -> None:
-        attached = [e for e in self._endpoints.values() if e.network == "mesh"]
-        strangers = [e for e in attached if new is None or IPv4Address(e.address) not in new]
-        if strangers:
-            names = ", ".join(sorted(each.container for each in strangers))
-            raise FailedPrecondition(
-                f"the subnet for service tasks cannot change to {new} while these are "
-                f"attached to the old one: {names}"
-            )
-        self._mesh_pool = AddressPool(new) if new is not None else None
-        for each in attached:
-            if self._mesh_pool is not None:
-                self._mesh_pool.take(each.container, IPv4Address(each.address))
+    def set_networks(self, networks: ClusterNetworks) -> None:
+        """Take the managers' newest word of the cluster networks; all is so on return."""
+        rebuilt, changes = self._overlays.tell(networks)
+        for each in self._networks_in_use() & networks.networks.keys():
+            rebuilt = self._overlays.arrive(NetworkID(each)) or rebuilt
+        if self._settled:
+            if rebuilt or self._unsure:
+                self._apply()
+            elif changes:
+                self._change(changes)
+
+    def _change(self, changes: Sequence[Change]) -> None:
+        self._unsure = True  # until all of it is done
+        with self._our_doing():
+            for each in changes:
+                device = self._links[self._names.overlay_vxlan(each.vni)]
+                self._applier.change_entries(device.index, each.gone, each.come)
+        self._unsure = False
 
     def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
         """Replace the whole set; returns a sentence for each port that could not be taken."""
-        wanted: dict[_Ingress, IngressPort] = {}
-        wanted |= {(each.protocol, each.published_port): each for each in entries}
-        if len(wanted) != len(entries):
-            raise InvalidArgument("an ingress port is given twice", field="entries")
-        gone = [key for key in self._ingress if key not in wanted]
-        added = [key for key in wanted if key not in self._ingress]
-        self._ingress = wanted
-        for key in added:
-            self._hold_or_remember(_ingress_binding(key))
+        gone = self._publishing.set_ingress(entries)
         if self._settled:
             self._apply_rules()
-        for key in gone:
-            self._release(_ingress_binding(key))
-        mine = {_ingress_binding(key) for key in wanted}
-        return [reason for binding, reason in self._unheld.items() if binding in mine]
+        return self._publishing.released_ingress(gone)
+
+    # -- the kernel ---------------------------------------------------------------------------
+
+    def noticed(self) -> None:
+        """Something happened: repair, if it was others' doing and concerns us."""
+        links = self._watch.links_changed(self._links)
+        if self._publishing.others_changed_rules() or links or self._unsure:
+            self.repair()
 
     def repair(self) -> None:
         """Compare everything and put right what differs."""
-        if not self._settled:
-            return
-        self._apply_links()
-        for binding in list(self._unheld):
-            self._hold_or_remember(binding)
-        self._apply_rules()
+        if self._settled:
+            self._publishing.try_again()
+            self._apply()
 
     def listing(self) -> str:
         """Our table as nftables shows it."""
-        return self._nft.listing(self._names.table)
+        return self._publishing.listing()
 
     def destroy(self) -> None:
         """Remove every kernel object of this instance."""
         self._namespaces.close()
-        self._held.close()
-        self._nft.apply(
-            f"add table inet {self._names.table}\ndelete table inet {self._names.table}\n"
-        )
+        self._publishing.destroy()
         self._applier.remove()
         self._endpoints.clear()
-        self._ingress.clear()
+        self._overlays.keep(())
         self._settled = False
 
     def close(self) -> None:
         """Close all descriptors; the kernel's state stays."""
         self._namespaces.close()
-        self._held.close()
+        self._publishing.close()
         self._watch.close()
-        self._flows.close()
-        self._nft.close()
         self._channel.close()
 
-    def _apply_links(self) -> None:
-        mtu = self._applier.underlay_mtu(self._mesh.underlay) if self._mesh else 1500
+    def _apply(self) -> None:
+        self._unsure = True  # until all of it is done
+        if self._mesh is not None:
+            self._ground = self._applier.ground(self._mesh.underlay)
         plan = make_plan(
-            self._names, self._local_subnet, self._mesh, self._endpoints.values(), mtu
-        )
-        keep = any(each.network == "mesh" for each in self._endpoints.values())
-        self._links = self._applier.apply(plan, keep_mesh=keep)
-        self._watch.links_changed()  # our own doing
-
-    def _apply_rules(self) -> None:
-        new = make_ruleset(
             self._names,
             self._local_subnet,
             self._mesh,
             self._endpoints.values(),
-            self._held_ingress(),
+            self._overlays.planned(),
+            self._ground,
         )
-        old = self._ruleset
-        before = self._watch.generation()
-        if self._watch.rules_changed():
-            self._ruleset = None
-        if self._ruleset is None:
-            text = replacement(new, self._nft.chains(self._names.table) or ())
-        else:
-            text = difference(self._ruleset, new)
-        if not text:
-            return
-        self._ruleset = None  # unknown, should this fail
-        self._nft.apply(text)
-        self._watch.rules_changed()  # our own doing
-        if self._watch.generation() == before + 1:
-            self._ruleset = new
-        self._forget_flows(old.udp_targets if old is not None else {}, new.udp_targets)
-        # else: somebody changed rules meanwhile, perhaps ours: the next pass replaces all
+        keep_mesh = MESH in self._networks_in_use()
+        for _ in range(_PASSES):
+            self._watch.links_changed({})  # whoever did it: the compare sees it
+            before = self._applier.sent
+            self._links = self._applier.apply(
+                plan,
+                keep_mesh=keep_mesh,
+                keep_overlays=self._has_unknown_networks(),
+            )
+            if self._applier.sent == before:
+                break  # what happened meanwhile was not ours, and is noticed
+        self._unsure = False
+        self._apply_rules()
 
-    def _forget_flows(self, old: _UdpTargets, new: _UdpTargets) -> None:
-        """UDP flows to ports that changed go to their new backends."""
-        changed = {port for port, _ in old.items() ^ new.items()}
-        if changed:
-            forget_stale(self._flows, {port: new.get(port, frozenset()) for port in changed})
+    def _apply_rules(self) -> None:
+        vnis = {*self._overlays.vnis().values()}
+        if self._has_unknown_networks():
+            vnis |= {vni for each in self._links if (vni := self._names.vni_of(each))}
+        self._publishing.apply(self._mesh, sorted(vnis), self._endpoints.values())
 
-    def _held_ingress(self) -> Iterable[IngressPort]:
+    def _has_unknown_networks(self) -> bool:
+        """Whether containers live on networks that nobody has told of since our start."""
+        return not self._networks_in_use() <= {BRIDGE, MESH, *self._overlays.vnis()}
+
+    @contextlib.contextmanager
+    def _our_doing(self) -> Iterator[None]:
+        """Links change in the block by us; what others did until then is put right after."""
+        others = self._watch.links_changed(self._links)
+        yield
+        self._watch.links_changed(self._links)
+        if others:
+            self._apply()
+
+    # -- one container ------------------------------------------------------------------------
+
+    def _needed(self, attachments: Sequence[Attachment]) -> list[Attachment]:
+        """Without the gateway network where nothing would use it."""
+        others = [each.network for each in attachments if each.network != MESH]
         return [
-            entry
-            for key, entry in self._ingress.items()
-            if _ingress_binding(key) not in self._unheld
+            each
+            for each in attachments
+            if not (each.network == MESH and each.service)
+            or self._overlays.needs_gateway(others, each.service)
         ]
 
-    def _hold_or_remember(self, binding: PortBinding) -> None:
-        """Hold a port that is published in any case; try again at each repair."""
-        try:
-            self._held.hold(binding)
-        except ClusterError as error:
-            if binding not in self._unheld:
-                _log.warning("published port not reserved", reason=str(error))
-            self._unheld[binding] = str(error)
+    def _place(self, container: str, attachment: Attachment) -> bool:
+        """Give a container a place on a network; whether the network was not here before."""
+        endpoint = self._endpoints[container]
+        used = {each.name for each in endpoint.interfaces}
+        name = next(n for n in map("eth{}".format, range(len(used) + 1)) if n not in used)
+        fresh = False
+        if attachment.network in (BRIDGE, MESH):
+            given = self._subnets.give(container, attachment.network)
+            gateways = given.gateways if not endpoint.outward.gateways else ()
+            interface = replace(given, name=name, gateways=gateways)
         else:
-            self._unheld.pop(binding, None)
+            fresh = self._overlays.arrive(NetworkID(attachment.network))
+            interface = Interface(
+                network=attachment.network,
+                name=name,
+                link=self._free_link(f"{container}/{attachment.network}"),
+                addresses=attachment.addresses,
+                mac=attachment.mac or _mac(attachment),
+            )
+        interfaces = (*endpoint.interfaces, interface)
+        self._endpoints[container] = replace(endpoint, interfaces=interfaces)
+        return fresh
 
-    def _release(self, binding: PortBinding) -> None:
-        """Let go of a port, unless it was never ours but another's of the same number."""
-        if self._unheld.pop(binding, None) is None:
-            self._held.release(binding)
+    def _published(self, endpoint: Endpoint, ports: Sequence[PortBinding]) -> Endpoint:
+        if ports and not endpoint.outward.ipv4:
+            raise InvalidArgument(
+                "a container without a network that leads out cannot publish ports"
+            )
+        for binding in ports:
+            held = self._publishing.hold(binding)
+            endpoint = replace(endpoint, ports=(*endpoint.ports, held))
+            self._endpoints[endpoint.container] = endpoint
+        return endpoint
+
+    def _leave(self, container: str, network: str) -> Endpoint:
+        """Take one interface away, if it is there, and what is left without it."""
+        endpoint = self._endpoints[container]
+        interface = endpoint.on(network)
+        if interface is None:
+            return endpoint
+        left = tuple(each for each in endpoint.interfaces if each.network != network)
+        endpoint = self._endpoints[container] = replace(endpoint, interfaces=left)
+        with self._our_doing():
+            self._channel.apply([rt.delete_link(interface.link)])
+        self._subnets.free(interface)
+        if self._overlays.keep(self._networks_in_use()):
+            self._apply()
+        elif endpoint.ports:
+            self._apply_rules()
+        return endpoint
+
+    def _create(self, endpoint: Endpoint) -> None:
+        inner = self._namespaces.create(endpoint.container)
+        descriptor = self._namespaces.descriptor(endpoint.container)
+        with contextlib.closing(inner):
+            if endpoint.interfaces:
+                self._wire(inner, descriptor, endpoint.interfaces)
+
+    def _wire(self, inner: Channel, descriptor: int, interfaces: Sequence[Interface]) -> None:
+        def attempt() -> None:
+            wire(self._channel, inner, descriptor, interfaces, ports, self._links)
+
+        vnis = self._overlays.vnis()
+        overlays = {network: self._names.overlay_bridge(vni) for network, vni in vnis.items()}
+        ports = {
+            each.link: container_port(self._names, each, overlays, self._ground)
+            for each in interfaces
+        }
+        with self._our_doing():
+            try:
+                attempt()
+            except OSError:
+                self._apply()  # somebody deleted a bridge
+                attempt()
+
+    def _free_link(self, seed: str) -> str:
+        used = {each.link for e in self._endpoints.values() for each in e.interfaces}
+        number = zlib.crc32(seed.encode())
+        while (link := self._names.link(number)) in used:
+            number += 1
+        return link
+
+    def _networks_in_use(self) -> set[str]:
+        return {each.network for e in self._endpoints.values() for each in e.interfaces}
 
     def _require_settled(self) -> None:
         if not self._settled:
@@ -333,15 +404,20 @@ class Instance:
                 "the host's network is not ready: what an earlier run left must be adopted"
             )
 
-    def _pool_of(self, endpoint: Endpoint) -> AddressPool | None:
-        return self._mesh_pool if endpoint.network == "mesh" else self._local_pool
 
-    def _bridge_of(self, endpoint: Endpoint) -> str:
-        if endpoint.network == "mesh":
-            return self._names.mesh_bridge
-        return self._names.local_bridge
+def _mac(attachment: Attachment) -> str:
+    addresses = [each.partition("/")[0] for each in attachment.addresses if ":" not in each]
+    if not addresses:
+        raise InvalidArgument(
+            f"network {attachment.network}: an IPv4 address or a hardware address is needed"
+        )
+    return mac_of(addresses[0])
 
 
-def _ingress_binding(key: _Ingress) -> PortBinding:
-    protocol, port = key
-    return PortBinding(protocol=protocol, container_port=port, host_port=port)
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -38,6 +38,20 @@ def new_namespace() -> Iterator[int]:
         os.close(home)
 
 
+@contextlib.contextmanager
+def visiting(descriptor: int) -> Iterator[None]:
+    """Be in a namespace for the block."""
+    home = current()
+    try:
+        enter(descriptor)
+        try:
+            yield
+        finally:
+            enter(home)
+    finally:
+        os.close(home)
+
+
 def _check(result: int, call: str) -> None:
     if result != 0:
         number = ctypes.get_errno()

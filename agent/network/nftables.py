@@ -8,19 +8,20 @@ connections hang, and the `ct` rules of the fixed part keep connection tracking 
 last port goes. `nft` applies the text.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
 from agent.network.desired import ANY_ADDRESS, Endpoint, IngressPort, Mesh, PortBinding
-from agent.network.plan import Names, gateway_of
+from agent.network.plan import Names, gateway_of, ipv6_subnet_of
 
 _SETS = {
     "ports": "map ports { type inet_proto . inet_service : verdict; }",
     "bound": "map bound { type ipv4_addr . inet_proto . inet_service : verdict; }",
     "refused": "set refused { type inet_proto . inet_service; }",
     "peers": "set peers { type ipv4_addr; }",
+    "bridged": "set bridged { type ifname . ifname; }",
 }
 
 
@@ -48,17 +49,21 @@ def make_ruleset(
     names: Names,
     local_subnet: IPv4Network,
     mesh: Mesh | None,
+    overlays: Sequence[int],
     endpoints: Iterable[Endpoint],
     ingress: Iterable[IngressPort],
 ) -> Ruleset:
-    """Derive the table; the same input gives the same table, in the same order."""
+    """Derive the table; the same input gives the same table, in the same order.
+
+    `overlays` are the VNIs of the cluster networks that are here.
+    """
     chains: dict[str, str] = {}
     udp: dict[int, set[tuple[str, int]]] = {}
     elements: dict[str, dict[str, str]] = {name: {} for name in _SETS}
     for endpoint in endpoints:
         for binding in endpoint.ports:
             chain = _binding_chain(binding)
-            target = (endpoint.address, binding.container_port)
+            target = (endpoint.outward.ipv4, binding.container_port)
             chains[chain] = _dnat(binding.protocol, [target])
             if binding.protocol == "udp":
                 udp.setdefault(binding.host_port, set()).add(target)
@@ -81,9 +86,11 @@ def make_ruleset(
             elements["refused"][key] = ""
     if mesh is not None:
         elements["peers"] = {peer.underlay: "" for peer in mesh.peers}
+    bridges = [f'"{names.overlay_bridge(vni)}"' for vni in overlays]
+    elements["bridged"] = {f"{bridge} . {bridge}": "" for bridge in bridges}
     return Ruleset(
         table=names.table,
-        base=_base(names, local_subnet, mesh),
+        base=_base(names, local_subnet, mesh, overlays),
         chains=dict(sorted(chains.items())),
         udp_targets={port: frozenset(targets) for port, targets in sorted(udp.items())},
         elements={name: dict(sorted(keys.items())) for name, keys in elements.items()},
@@ -135,18 +142,19 @@ def _dnat(protocol: str, backends: list[tuple[str, int]]) -> str:
 
 
 def _base(
-    names: Names, local_subnet: IPv4Network, mesh: Mesh | None
+    names: Names, local_subnet: IPv4Network, mesh: Mesh | None, overlays: Sequence[int]
 ) -> dict[str, tuple[str, ...]]:
     local, tasks = f'"{names.local_bridge}"', f'"{names.mesh_bridge}"'
-    vxlan = f'"{names.vxlan}"'
+    vxlan, overlay = f'"{names.vxlan}"', f'"{names.overlay_bridges}"'
     ours = f"{{ {local}, {tasks}, {vxlan} }}"
-    meshed = f"{{ {tasks}, {vxlan} }}"
     return {
         "refuse": ("meta l4proto tcp reject with tcp reset", "reject"),
         "published": (
             "meta nfproto ipv4 ip daddr . meta l4proto . th dport vmap @bound",
             "meta nfproto ipv4 meta l4proto . th dport vmap @ports",
         ),
+        # seen with bridge netfilter only: cluster networks pass the host without a trace
+        "raw": ("type filter hook prerouting priority -300;", f"iifname {overlay} notrack"),
         "prerouting": (
             "type nat hook prerouting priority -105;",
             # route_localnet would else open ports published on 127.0.0.1 to containers
@@ -159,16 +167,22 @@ def _base(
         ),
         "input": (
             "type filter hook input priority -5;",
+            f"iifname {overlay} drop",
             f"iifname {ours} ip daddr 127.0.0.0/8 ct state new,invalid drop",
-            *_peers_only(mesh),
+            *_peers_only(mesh, overlays),
             _REFUSED,
         ),
         "forward": (
             "type filter hook forward priority -5;",
+            # a frame from port to port, never a packet that the host would route
+            "iifname . oifname @bridged accept",
+            f"iifname {overlay} drop",
+            f"oifname {overlay} drop",
             "ct state established,related accept",
             "ct status dnat accept",
             f"iifname {local} oifname {local} accept",
-            f"iifname {meshed} oifname {meshed} accept",
+            # other hosts send what one of their own published ports led here
+            f"iifname {vxlan} oifname {tasks} accept",
             f"oifname {ours} drop",
         ),
         "postrouting": (
@@ -179,11 +193,12 @@ def _base(
     }
 
 
-def _peers_only(mesh: Mesh | None) -> tuple[str, ...]:
-    """Only peers may send into our VXLAN; others may use the same port for another one."""
+def _peers_only(mesh: Mesh | None, overlays: Sequence[int]) -> tuple[str, ...]:
+    """Only peers may send into our VXLANs; others may use the same port for other ones."""
     if mesh is None:
         return ()
-    return (f"udp dport {mesh.udp_port} @th,96,24 {mesh.vni} ip saddr != @peers drop",)
+    vnis = ", ".join(map(str, (mesh.vni, *overlays)))
+    return (f"udp dport {mesh.udp_port} @th,96,24 {{ {vnis} }} ip saddr != @peers drop",)
 
 
 def _source_rewriting(bridge: str, ours: str, subnet: IPv4Network) -> tuple[str, ...]:
@@ -206,7 +221,16 @@ def _mesh_source_rewriting(
     return (
         f"oifname {vxlan} ct status dnat ip saddr != {mesh.subnet} snat ip to {gateway}",
         *_source_rewriting(tasks, ours, IPv4Network(mesh.subnet)),
+        *_source_rewriting6(ours, mesh),
     )
+
+
+def _source_rewriting6(ours: str, mesh: Mesh) -> tuple[str, ...]:
+    """What leaves by IPv6 leaves with the host's address: nobody routes to ours."""
+    if not mesh.prefix6:
+        return ()
+    subnet = ipv6_subnet_of(mesh.prefix6, mesh.subnet)
+    return (f"ip6 saddr {subnet} oifname != {ours} masquerade",)
 
 
 def replacement(new: Ruleset, present_chains: Iterable[str] = ()) -> str:

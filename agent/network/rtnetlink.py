@@ -22,27 +22,33 @@ from agent.network.netlink import (
     text,
     u32,
 )
-from agent.network.plan import Bridge, Vxlan
+from agent.network.plan import Bridge, PortFlags, Vxlan
 
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
-GROUP_LINK, GROUP_NEIGH, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 5, 7
+GROUP_LINK, GROUP_NEIGH = 1, 3
+GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV6_ADDRESS, GROUP_IPV6_ROUTE = 5, 7, 9, 11
 
 UP = 0x1
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_INET, _BRIDGE = socket.AF_INET, 7
+_INET, _INET6, _BRIDGE = socket.AF_INET, socket.AF_INET6, 7
+_FAMILIES = (_INET, _INET6)
 _MAIN_TABLE, _PROTOCOL_STATIC, _UNIVERSE, _UNICAST, _ONLINK = 254, 4, 0, 1, 4
-_PERMANENT, _SELF = 0x80, 0x2
+_PERMANENT, _STATIC, _SELF, _MASTER = 0x80, 0x40, 0x2, 0x4
+_NO_DETECTION = 0x2
 _SKIP_STATISTICS = 8
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A link as the kernel has it; the VXLAN fields are 0 or "" for other kinds."""
+    """A link as the kernel has it.
+
+    The VXLAN fields are 0 or "" for other kinds, `flags` what it is as a bridge's port.
+    """
 
     index: int
     name: str
@@ -51,18 +57,19 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     mac: str
     master: int
-    hairpin: bool = False
+    flags: PortFlags = PortFlags()
+    filtered: bool = False
     vni: int = 0
     port: int = 0
     local: str = ""
+    proxy: bool = False
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """An IPv4 address on a link."""
+    """An address on a link, with prefix length."""
 
     index: int
     address: str
-    prefix_length: int
 
 
 class FoundRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,41 +82,72 @@ class FoundRoute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoundNeighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """A permanent neighbour (address to MAC) or VXLAN forwarding entry (MAC to host)."""
+    """A permanent neighbour: address to MAC."""
 
     index: int
     address: str
     mac: str
 
 
+class FoundForwarding(msgspec.Struct, frozen=True, kw_only=True):
+    """A static forwarding entry: MAC to host, or where `underlay` is "" to the bridge port."""
+
+    index: int
+    mac: str
+    underlay: str
+
+
 def new_bridge(bridge: Bridge) -> Request:
     """A bridge, up, without snooping (which loses multicast on idle bridges)."""
-    data = nested(2, attribute(23, b"\0"))
-    body = _link(flags=UP) + text(3, bridge.name) + u32(4, bridge.mtu)
+    filtered = b"\1" if bridge.filtered else b"\0"
+    data = nested(2, attribute(23, b"\0"), attribute(36, filtered), attribute(37, filtered))
+    body = _link() + text(3, bridge.name) + u32(4, bridge.mtu)
     body += attribute(1, mac_bytes(bridge.mac)) + nested(18, text(1, "bridge"), data)
     return Request(f"create bridge {bridge.name}", NEWLINK, CREATE | EXCL, body)
 
 
+def set_filtered(name: str, *, filtered: bool) -> Request:
+    """Whether a bridge shows its frames to the host's rules, where the host can do so."""
+    value = b"\1" if filtered else b"\0"
+    data = nested(2, attribute(36, value), attribute(37, value))
+    body = _link() + text(3, name) + nested(18, text(1, "bridge"), data)
+    return Request(f"set filtering of {name}", NEWLINK, 0, body)
+
+
 def new_vxlan(vxlan: Vxlan) -> Request:
-    """A VXLAN device that learns nothing, up."""
+    """A VXLAN device that learns nothing."""
     data = nested(
         2,
         u32(1, vxlan.vni),
         attribute(4, socket.inet_aton(vxlan.local)),
         attribute(7, b"\0"),
+        attribute(11, b"\1" if vxlan.proxy else b"\0"),
         attribute(15, struct.pack(">H", vxlan.port)),
     )
-    body = _link(flags=UP) + text(3, vxlan.name) + u32(4, vxlan.mtu)
+    body = _link() + text(3, vxlan.name) + u32(4, vxlan.mtu)
     body += attribute(1, mac_bytes(vxlan.mac)) + nested(18, text(1, "vxlan"), data)
     return Request(f"create VXLAN device {vxlan.name}", NEWLINK, CREATE | EXCL, body)
 
 
-def new_veth(name: str, bridge: int, mtu: int, mac: str, netns: int) -> Request:
-    """A pair: `name` on the bridge and up, `eth0` with `mac` in the namespace `netns`."""
-    peer = (
-        _link() + text(3, "eth0") + u32(4, mtu) + attribute(1, mac_bytes(mac)) + u32(28, netns)
+def without_own_address(name: str) -> Request:
+    """No link-local IPv6 address by itself; to be said before the link is up."""
+    body = _link() + text(3, name) + nested(26, nested(_INET6, attribute(8, b"\1")))
+    return Request(
+        f"no address of its own on {name}", NEWLINK, 0, body, (errno.EAFNOSUPPORT, errno.EINVAL)
     )
-    body = _link(flags=UP) + text(3, name) + u32(4, mtu) + u32(10, bridge)
+
+
+def set_up(name: str) -> Request:
+    """Set a link up by its name."""
+    body = _link(flags=UP) + text(3, name)
+    return Request(f"set {name} up", NEWLINK, 0, body)
+
+
+def new_veth(name: str, bridge: Link, inside: str, mac: str, netns: int) -> Request:
+    """A pair: `name` on the bridge and up, `inside` with `mac` in the namespace `netns`."""
+    mtu = u32(4, bridge.mtu)
+    peer = _link() + text(3, inside) + mtu + attribute(1, mac_bytes(mac)) + u32(28, netns)
+    body = _link(flags=UP) + text(3, name) + mtu + u32(10, bridge.index)
     body += nested(18, text(1, "veth"), nested(2, attribute(1, peer)))
     return Request(f"create link {name}", NEWLINK, CREATE | EXCL, body)
 
@@ -139,15 +177,18 @@ def set_link(
     return Request(f"set link {name}", NEWLINK, 0, body, (errno.ENODEV,))
 
 
-def set_hairpin(name: str) -> Request:
-    """Let a bridge send a frame back where it came from.
-
-    With bridge netfilter on (the default where the module is loaded) a container that reaches
-    itself by a published port needs that: the frame is then rewritten on the bridge.
-    """
-    slave = nested(18, text(4, "bridge"), nested(5, attribute(4, b"\1")))
+def set_flags(name: str, flags: PortFlags) -> Request:
+    """What a bridge does at this port."""
+    wanted = (
+        (4, flags.hairpin),
+        (8, flags.learning),
+        (9, flags.flood),
+        (33, flags.isolated),
+    )
+    values = [attribute(kind, b"\1" if value else b"\0") for kind, value in wanted]
+    slave = nested(18, text(4, "bridge"), nested(5, *values))
     body = _link() + text(3, name) + slave
-    return Request(f"set hairpin on {name}", NEWLINK, 0, body, (errno.ENODEV,))
+    return Request(f"set flags of {name}", NEWLINK, 0, body, (errno.ENODEV,))
 
 
 def delete_link(name: str) -> Request:
@@ -155,20 +196,26 @@ def delete_link(name: str) -> Request:
     return Request(f"delete link {name}", DELLINK, 0, _link() + text(3, name), (errno.ENODEV,))
 
 
-def new_address(index: int, address: str, prefix_length: int) -> Request:
-    """An address, its broadcast address and (by the kernel) its route."""
-    packed = socket.inet_aton(address)
-    hosts = (1 << (32 - prefix_length)) - 1
-    broadcast = (int.from_bytes(packed, "big") | hosts).to_bytes(4, "big")
-    body = _ADDRESS.pack(_INET, prefix_length, 0, 0, index)
-    body += attribute(2, packed) + attribute(1, packed) + attribute(4, broadcast)
+def new_address(index: int, address: str) -> Request:
+    """An address with prefix length, its broadcast address and (by the kernel) its route.
+
+    IPv6: no other host has it, so nothing is asked before it is used.
+    """
+    family, packed, length = _subnet(address)
+    flags = _NO_DETECTION if family == _INET6 else 0
+    body = _ADDRESS.pack(family, length, flags, 0, index)
+    body += attribute(2, packed) + attribute(1, packed)
+    if family == _INET:
+        hosts = (1 << (32 - length)) - 1
+        broadcast = (int.from_bytes(packed, "big") | hosts).to_bytes(4, "big")
+        body += attribute(4, broadcast)
     return Request(f"add address {address}", NEWADDR, CREATE | REPLACE, body)
 
 
-def delete_address(index: int, address: str, prefix_length: int) -> Request:
+def delete_address(index: int, address: str) -> Request:
     """Remove an address; gone is fine."""
-    body = _ADDRESS.pack(_INET, prefix_length, 0, 0, index)
-    body += attribute(2, socket.inet_aton(address))
+    family, packed, length = _subnet(address)
+    body = _ADDRESS.pack(family, length, 0, 0, index) + attribute(2, packed)
     return Request(
         f"delete address {address}", DELADDR, 0, body, (errno.EADDRNOTAVAIL, errno.ENODEV)
     )
@@ -176,62 +223,70 @@ def delete_address(index: int, address: str, prefix_length: int) -> Request:
 
 def default_route(index: int, gateway: str) -> Request:
     """The way out of a container."""
-    body = _route(0) + u32(4, index) + attribute(5, socket.inet_aton(gateway))
+    family, packed = packed_address(gateway)
+    body = _route(family, 0) + u32(4, index) + attribute(5, packed)
     return Request(f"add default route by {gateway}", NEWROUTE, CREATE | REPLACE, body)
 
 
 def new_route(index: int, subnet: str, via: str, source: str) -> Request:
     """A subnet over a link; `via` needs no address of its own on that link."""
-    network, _, length = subnet.partition("/")
-    body = _route(int(length), _ONLINK) + attribute(1, socket.inet_aton(network))
-    body += u32(4, index) + attribute(5, socket.inet_aton(via))
-    body += attribute(7, socket.inet_aton(source))
+    family, packed, length = _subnet(subnet)
+    body = _route(family, length, _ONLINK) + attribute(1, packed) + u32(4, index)
+    body += attribute(5, packed_address(via)[1]) + attribute(7, packed_address(source)[1])
     return Request(f"add route to {subnet}", NEWROUTE, CREATE | REPLACE, body)
 
 
 def new_host_route(index: int, address: str) -> Request:
     """One address straight over a link."""
-    body = _route(32) + attribute(1, socket.inet_aton(address)) + u32(4, index)
+    family, packed, length = _subnet(f"{address}/32")
+    body = _route(family, length) + attribute(1, packed) + u32(4, index)
     return Request(f"add route to {address}", NEWROUTE, CREATE | REPLACE, body)
 
 
 def delete_route(index: int, subnet: str) -> Request:
     """Remove the route to a subnet over this link; gone is fine."""
-    network, _, length = subnet.partition("/")
-    body = _route(int(length)) + attribute(1, socket.inet_aton(network)) + u32(4, index)
+    family, packed, length = _subnet(subnet)
+    body = _route(family, length) + attribute(1, packed) + u32(4, index)
     return Request(f"delete route to {subnet}", DELROUTE, 0, body, (errno.ESRCH, errno.ENODEV))
 
 
 def new_neighbour(index: int, address: str, mac: str) -> Request:
     """A neighbour that needs no asking."""
-    body = _NEIGHBOUR.pack(_INET, index, _PERMANENT, 0, 0)
-    body += attribute(1, socket.inet_aton(address)) + attribute(2, mac_bytes(mac))
+    family, packed = packed_address(address)
+    body = _NEIGHBOUR.pack(family, index, _PERMANENT, 0, 0)
+    body += attribute(1, packed) + attribute(2, mac_bytes(mac))
     return Request(f"add neighbour {address}", NEWNEIGH, CREATE | REPLACE, body)
 
 
 def delete_neighbour(index: int, address: str) -> Request:
     """Remove a neighbour; gone is fine."""
-    body = _NEIGHBOUR.pack(_INET, index, 0, 0, 0) + attribute(1, socket.inet_aton(address))
+    family, packed = packed_address(address)
+    body = _NEIGHBOUR.pack(family, index, 0, 0, 0) + attribute(1, packed)
     return Request(
         f"delete neighbour {address}", DELNEIGH, 0, body, (errno.ENOENT, errno.ENODEV)
     )
 
 
 def new_forwarding(index: int, mac: str, underlay: str) -> Request:
-    """Frames for `mac` go to the host `underlay`."""
-    body = _NEIGHBOUR.pack(_BRIDGE, index, _PERMANENT, _SELF, 0)
-    body += attribute(2, mac_bytes(mac)) + attribute(1, socket.inet_aton(underlay))
-    return Request(f"forward {mac} to {underlay}", NEWNEIGH, CREATE | REPLACE, body)
+    """Frames for `mac` go to the host `underlay`; where that is "", to this bridge port."""
+    state, flags = (_PERMANENT, _SELF) if underlay else (_STATIC, _MASTER)
+    body = _NEIGHBOUR.pack(_BRIDGE, index, state, flags, 0) + attribute(2, mac_bytes(mac))
+    if underlay:
+        body += attribute(1, packed_address(underlay)[1])
+    return Request(
+        f"forward {mac} to {underlay or 'the port'}", NEWNEIGH, CREATE | REPLACE, body
+    )
 
 
-def delete_forwarding(index: int, mac: str) -> Request:
-    """Forget which host `mac` is behind; gone is fine."""
-    body = _NEIGHBOUR.pack(_BRIDGE, index, 0, _SELF, 0) + attribute(2, mac_bytes(mac))
+def delete_forwarding(index: int, mac: str, underlay: str) -> Request:
+    """Forget where `mac` is; gone is fine."""
+    flags = _SELF if underlay else _MASTER
+    body = _NEIGHBOUR.pack(_BRIDGE, index, 0, flags, 0) + attribute(2, mac_bytes(mac))
     return Request(f"forget {mac}", DELNEIGH, 0, body, (errno.ENOENT, errno.ENODEV))
 
 
 LINKS = (GETLINK, _LINK.pack(0, 0, 0, 0, 0) + u32(29, _SKIP_STATISTICS))
-ADDRESSES = (GETADDR, _ADDRESS.pack(_INET, 0, 0, 0, 0))
+ADDRESSES = (GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
 
 
 def link_named(name: str) -> tuple[int, bytes]:
@@ -239,18 +294,23 @@ def link_named(name: str) -> tuple[int, bytes]:
     return GETLINK, _LINK.pack(0, 0, 0, 0, 0) + text(3, name) + u32(29, _SKIP_STATISTICS)
 
 
-def routes_over(index: int) -> tuple[int, bytes]:
+def routes_over(index: int) -> list[tuple[int, bytes]]:
     """What to dump for the routes over a link."""
-    return GETROUTE, _ROUTE.pack(_INET, 0, 0, 0, 0, 0, 0, 0, 0) + u32(4, index)
+    return [
+        (GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(4, index))
+        for family in _FAMILIES
+    ]
 
 
-def neighbours_of(index: int) -> tuple[int, bytes]:
+def neighbours_of(index: int) -> list[tuple[int, bytes]]:
     """What to dump for the neighbours on a link."""
-    return GETNEIGH, _NEIGHBOUR.pack(_INET, 0, 0, 0, 0) + u32(8, index)
+    return [
+        (GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0) + u32(8, index)) for family in _FAMILIES
+    ]
 
 
 def forwarding_of(index: int) -> tuple[int, bytes]:
-    """What to dump for the forwarding entries of a VXLAN device."""
+    """What to dump for the forwarding entries of a VXLAN device, as such and as a port."""
     return GETNEIGH, _NEIGHBOUR.pack(_BRIDGE, index, 0, 0, 0)
 
 
@@ -261,7 +321,8 @@ def parse_link(message: Message) -> Link:
     about = attributes(found.get(18, b""), 0)
     kind = about.get(1, b"").rstrip(b"\0").decode()
     port = attributes(about.get(5, b""), 0) if about.get(4, b"") == b"bridge\0" else {}
-    data = attributes(about.get(2, b""), 0) if kind == "vxlan" else {}
+    data = attributes(about.get(2, b""), 0) if kind in ("vxlan", "bridge") else {}
+    vxlan = data if kind == "vxlan" else {}
     return Link(
         index=index,
         name=found.get(3, b"").rstrip(b"\0").decode(),
@@ -270,26 +331,33 @@ def parse_link(message: Message) -> Link:
         mtu=_number(found.get(4)),
         mac=found.get(1, b"").hex(":"),
         master=_number(found.get(10)),
-        hairpin=port.get(4) == b"\1",
-        vni=_number(data.get(1)),
-        port=int.from_bytes(data.get(15, b""), "big"),
-        local=socket.inet_ntoa(data[4]) if 4 in data else "",
+        flags=PortFlags(
+            hairpin=port.get(4) == b"\1",
+            learning=port.get(8, b"\1") == b"\1",
+            flood=port.get(9, b"\1") == b"\1",
+            isolated=port.get(33) == b"\1",
+        ),
+        filtered=kind == "bridge" and data.get(36) == b"\1",
+        vni=_number(vxlan.get(1)),
+        port=int.from_bytes(vxlan.get(15, b""), "big"),
+        local=socket.inet_ntoa(vxlan[4]) if 4 in vxlan else "",
+        proxy=vxlan.get(11) == b"\1",
     )
 
 
 def parse_address(message: Message) -> Address:
-    """One IPv4 address."""
+    """One address."""
     _, length, _, _, index = _ADDRESS.unpack_from(message.body)
     found = attributes(message.body, _ADDRESS.size)
-    local = found.get(2) or found.get(1) or bytes(4)
-    return Address(index=index, address=socket.inet_ntoa(local), prefix_length=length)
+    local = found.get(2) or found.get(1)
+    return Address(index=index, address=f"{_inet(local)}/{length}")
 
 
 def parse_route(message: Message) -> FoundRoute | None:
-    """One IPv4 route of the main table, None for others."""
+    """One route with a gateway of the main table, None for others."""
     _, length, _, _, table, _, _, _, _ = _ROUTE.unpack_from(message.body)
     found = attributes(message.body, _ROUTE.size)
-    if table != _MAIN_TABLE:
+    if table != _MAIN_TABLE or 1 not in found or 5 not in found:
         return None
     return FoundRoute(
         index=_number(found.get(4)),
@@ -300,13 +368,26 @@ def parse_route(message: Message) -> FoundRoute | None:
 
 
 def parse_neighbour(message: Message) -> FoundNeighbour | None:
-    """One permanent neighbour or forwarding entry, None for those the kernel found itself."""
+    """One permanent neighbour, None for those the kernel found itself."""
     _, index, state, _, _ = _NEIGHBOUR.unpack_from(message.body)
-    found = attributes(message.body, _NEIGHBOUR.size)
-    if not state & _PERMANENT or len(found.get(1, b"")) != 4:
+    if not state & _PERMANENT:
         return None
+    found = attributes(message.body, _NEIGHBOUR.size)
+    return FoundNeighbour(
+        index=index, address=_inet(found.get(1)), mac=found.get(2, b"").hex(":")
+    )
+
+
+def parse_forwarding(message: Message) -> FoundForwarding | None:
+    """One static entry, None for what was learned and for the port's own address."""
+    _, index, state, flags, _ = _NEIGHBOUR.unpack_from(message.body)
+    found = attributes(message.body, _NEIGHBOUR.size)
     mac = found.get(2, b"").hex(":")
-    return FoundNeighbour(index=index, address=_inet(found.get(1)), mac=mac)
+    if flags & _SELF and 1 in found:
+        return FoundForwarding(index=index, mac=mac, underlay=_inet(found[1]))
+    if not flags & _SELF and state & _STATIC:
+        return FoundForwarding(index=index, mac=mac, underlay="")
+    return None
 
 
 def index_in(message: Message) -> int:
@@ -314,18 +395,35 @@ def index_in(message: Message) -> int:
     return int(struct.unpack_from("=i", message.body, 4)[0])
 
 
+def route_index(message: Message) -> int:
+    """The link a route's event is about; 0 where it has several or none."""
+    return _number(attributes(message.body, _ROUTE.size).get(4))
+
+
 def mac_bytes(mac: str) -> bytes:
     """The six bytes of a hardware address."""
     return bytes.fromhex(mac.replace(":", ""))
+
+
+def packed_address(address: str) -> tuple[int, bytes]:
+    """Family and bytes of an address."""
+    if ":" in address:
+        return _INET6, socket.inet_pton(_INET6, address)
+    return _INET, socket.inet_aton(address)
+
+
+def _subnet(text: str) -> tuple[int, bytes, int]:
+    address, _, length = text.partition("/")
+    return *packed_address(address), int(length)
 
 
 def _link(*, index: int = 0, flags: int = 0) -> bytes:
     return _LINK.pack(0, 0, index, flags, flags)
 
 
-def _route(length: int, flags: int = 0) -> bytes:
+def _route(family: int, length: int, flags: int = 0) -> bytes:
     return _ROUTE.pack(
-        _INET, length, 0, 0, _MAIN_TABLE, _PROTOCOL_STATIC, _UNIVERSE, _UNICAST, flags
+        family, length, 0, 0, _MAIN_TABLE, _PROTOCOL_STATIC, _UNIVERSE, _UNICAST, flags
     )
 
 
@@ -334,4 +432,6 @@ def _number(value: bytes | None) -> int:
 
 
 def _inet(value: bytes | None) -> str:
-    return socket.inet_ntoa(value) if value else "0.0.0.0"  # noqa: S104 - no address at all
+    if not value:
+        return ""
+    return socket.inet_ntop(_INET if len(value) == 4 else _INET6, value)

@@ -6,6 +6,7 @@ the periodic compare sees it. Lost events count as changes of everything.
 """
 
 import struct
+from collections.abc import Mapping
 
 from agent.network import rtnetlink as rt
 from agent.network.netlink import (
@@ -29,8 +30,17 @@ class Watch:
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        groups = (rt.GROUP_LINK, rt.GROUP_NEIGH, rt.GROUP_IPV4_ADDRESS, rt.GROUP_IPV4_ROUTE)
-        self._route = Events(NETLINK_ROUTE, groups)
+        self._route = Events(
+            NETLINK_ROUTE,
+            (
+                rt.GROUP_LINK,
+                rt.GROUP_NEIGH,
+                rt.GROUP_IPV4_ADDRESS,
+                rt.GROUP_IPV4_ROUTE,
+                rt.GROUP_IPV6_ADDRESS,
+                rt.GROUP_IPV6_ROUTE,
+            ),
+        )
         self._rules = Events(NETLINK_NETFILTER, (_NFTABLES_GROUP,))
         self._generation = Channel(NETLINK_NETFILTER)
 
@@ -38,10 +48,51 @@ class Watch:
         """Descriptors that become readable when something happens."""
         return self._route.fileno(), self._rules.fileno()
 
-    def links_changed(self) -> bool:
-        """Whether links, addresses, routes or neighbours changed since last asked."""
+    def links_changed(self, known: Mapping[str, rt.Link]) -> bool:
+        """Whether our links, their addresses, routes or entries changed since last asked.
+
+        `known` are the links as they were left. What containers' links and the bridges'
+        own neighbours go through all day is no change.
+        """
         messages = self._route.drain()
-        return messages is None or bool(messages)
+        if messages is None:
+            return True
+        devices = {
+            link.index: link
+            for name, link in known.items()
+            if self._names.owns(name) and not self._names.is_veth(name)
+        }
+        return any(self._concerns(each, known, devices) for each in messages)
+
+    def _concerns(
+        self, message: Message, known: Mapping[str, rt.Link], devices: Mapping[int, rt.Link]
+    ) -> bool:
+        match message.kind:
+            case rt.NEWLINK | rt.DELLINK:
+                return self._is_foreign_link(message, known, devices)
+            case rt.NEWADDR | rt.DELADDR:
+                return rt.index_in(message) in devices
+            case rt.NEWNEIGH | rt.DELNEIGH:
+                device = devices.get(rt.index_in(message))
+                return device is not None and device.kind == "vxlan"
+            case rt.NEWROUTE | rt.DELROUTE:
+                return rt.route_index(message) in devices
+            case _:
+                return False
+
+    def _is_foreign_link(
+        self, message: Message, known: Mapping[str, rt.Link], devices: Mapping[int, rt.Link]
+    ) -> bool:
+        link = rt.parse_link(message)
+        if not self._names.owns(link.name):
+            return False
+        if self._names.is_veth(link.name):  # its end ends with its container
+            gone = message.kind == rt.DELLINK
+            return not gone and not (link.up and link.master in devices)
+        before = known.get(link.name)
+        if before is None or (message.kind == rt.DELLINK and link.index == before.index):
+            return True
+        return (link.up, link.mtu, link.mac) != (before.up, before.mtu, before.mac)
 
     def rules_changed(self) -> bool:
         """Whether our table changed since last asked."""

@@ -1,4 +1,4 @@
-"""A container's own namespace: made, wired to a bridge, held until the runtime is in.
+"""A container's own namespace: made, wired to bridges, held until the runtime is in.
 
 Raw netlink in one thread, about a millisecond. Nothing is mounted: when the last process is
 gone and our descriptor closed, the kernel removes namespace and links by itself (deleting a
@@ -7,15 +7,17 @@ pair by hand costs 19 ms). Used by `instance`.
 
 import errno
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.network import rtnetlink as rt
-from agent.network.desired import Endpoint
+from agent.network.desired import Interface
 from agent.network.netlink import Channel
-from agent.network.netns import new_namespace
+from agent.network.netns import new_namespace, visiting
+from agent.network.plan import Port
 
 _LOOPBACK = 1
-_NO_IPV6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 class Namespaces:
@@ -29,8 +31,8 @@ class Namespaces:
         with new_namespace() as descriptor:
             self._held[container] = descriptor
             inner = Channel()
-            if _NO_IPV6.exists():  # no addresses but those we give; loopback keeps ::1
-                _NO_IPV6.write_text("1")
+            if _IPV6.exists():  # no addresses but those we give; loopback keeps ::1
+                (_IPV6 / "default/disable_ipv6").write_text("1")
         try:
             inner.apply([rt.set_link("lo", _LOOPBACK)])
         except BaseException:
@@ -59,25 +61,54 @@ class Namespaces:
 
 
 def wire(
-    outer: Channel, inner: Channel, name: str, bridge: rt.Link, endpoint: Endpoint, netns: int
+    outer: Channel,
+    inner: Channel,
+    netns: int,
+    interfaces: Sequence[Interface],
+    ports: Mapping[str, Port],
+    bridges: Mapping[str, rt.Link],
 ) -> None:
-    """Join a namespace to a bridge and give it address and default route."""
-    new = [
-        rt.new_veth(name, bridge.index, bridge.mtu, endpoint.mac, netns),
-        rt.set_hairpin(name),
-    ]
-    try:
-        outer.apply(new)
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            raise
-        # the link of the address's last owner has not vanished yet
-        outer.apply([rt.delete_link(name), *new])
-    index = rt.parse_link(inner.get(*rt.link_named("eth0"))).index
-    inner.apply(
-        [
-            rt.set_link("eth0", index),
-            rt.new_address(index, endpoint.address, endpoint.prefix_length),
-            rt.default_route(index, endpoint.gateway),
+    """Join a namespace to bridges and give its interfaces their addresses and routes.
+
+    Args:
+        outer: into the host's namespace.
+        inner: into the container's.
+        netns: the container's namespace.
+        interfaces: to make.
+        ports: where the host's end of each belongs, by its name.
+        bridges: as they are, by name.
+    """
+    for each in interfaces:
+        port = ports[each.link]
+        new = [
+            rt.new_veth(each.link, bridges[port.bridge], each.name, each.mac, netns),
+            rt.set_flags(each.link, port.flags),
         ]
-    )
+        try:
+            outer.apply(new)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            # the link of the address's last owner has not vanished yet
+            outer.apply([rt.delete_link(each.link), *new])
+    speaking6 = [each.name for each in interfaces if each.ipv6]
+    if speaking6:
+        _enable_ipv6(netns, speaking6)
+    for each in interfaces:
+        index = rt.parse_link(inner.get(*rt.link_named(each.name))).index
+        inner.apply(
+            [
+                rt.set_link(each.name, index),
+                *(rt.new_address(index, address) for address in each.addresses),
+                *(rt.default_route(index, gateway) for gateway in each.gateways),
+            ]
+        )
+
+
+def _enable_ipv6(netns: int, interfaces: Sequence[str]) -> None:
+    """No address but those given: none of the link, none by routers."""
+    with visiting(netns):
+        for name in interfaces:
+            for switch, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
+                (_IPV6 / name / switch).write_text(value)
+            (_IPV6 / name / "disable_ipv6").write_text("0")

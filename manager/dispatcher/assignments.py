@@ -4,7 +4,9 @@ What is the same for all nodes (published ports, mesh peers, managers) is made o
 `cluster_part` and shared; a node's own tasks by `assignments_for`. The agent gets differences.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv6Address
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +28,7 @@ from shoal.model.assignment import (
     Payload,
     Peer,
 )
-from shoal.model.ids import NodeID, ServiceID, TaskID
+from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Node, Task
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec
@@ -43,6 +45,7 @@ class ClusterPart(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[Peer, ...] = ()
     managers: ManagerSet = ManagerSet()
     port: int = 4789
+    prefix6: str = ""
 
 
 def cluster_part(view: View) -> ClusterPart:
@@ -68,7 +71,18 @@ def cluster_part(view: View) -> ClusterPart:
             )
         ),
         port=cluster.data_path_port if cluster is not None else 4789,
+        prefix6=mesh_prefix6(cluster.id) if cluster is not None else "",
     )
+
+
+def mesh_prefix6(cluster: ClusterID) -> str:
+    """The cluster's own unique local IPv6 /96 (RFC 4193), the same at every manager.
+
+    >>> mesh_prefix6(ClusterID("c1"))
+    'fdd0:f631:ca1d:dba8:db3b:cfcb::/96'
+    """
+    digest = hashlib.sha256(cluster.encode()).digest()
+    return f"{IPv6Address(bytes([0xFD, *digest[:11], 0, 0, 0, 0]))}/96"
 
 
 def _ingress(view: View) -> Iterable[IngressPort]:
@@ -140,6 +154,7 @@ def assignments_for(
             subnet=found.subnet,
             port=part.port,
             peers=tuple(peer for peer in part.peers if peer.node_id != node),
+            prefix6=part.prefix6,
         ),
         ingress=part.ingress,
         managers=part.managers,

@@ -203,6 +203,8 @@ class Dispatcher(DispatcherServicer):
                         case "described":
                             report = from_message(message.described.report, NodeReport)
                             await self._sessions.describe(session, report)
+                        case "applied":
+                            session.applied = message.applied.sequence
                         case "resync":
                             session.told = None
                             session.wake()

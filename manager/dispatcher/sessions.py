@@ -27,7 +27,10 @@ _log = structlog.get_logger(__name__)
 
 
 class AgentSession:
-    """One agent's session: what it was told last, and when it was heard last."""
+    """One agent's session: what it was told last, and when it was heard last.
+
+    `applied`: the network of its host is as the message of this sequence wanted it.
+    """
 
     def __init__(self, node: NodeID, identity: str, revision: int, heard: float) -> None:
         self.node = node
@@ -36,6 +39,7 @@ class AgentSession:
         self.heard = heard
         self.told: Assignments | None = None
         self.sequence = 0
+        self.applied = 0
         self.acknowledged: list[int] = []
         self.woken = asyncio.Event()
         self.ended = asyncio.Event()

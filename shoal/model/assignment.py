@@ -76,11 +76,15 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """This node's part of the plain cluster network."""
+    """This node's part of the plain cluster network.
+
+    `prefix6`: the cluster's IPv6 /96, in whose last 32 bits stand the IPv4 addresses of it.
+    """
 
     subnet: str = ""
     port: int = 4789
     peers: tuple[Peer, ...] = ()
+    prefix6: str = ""
 
 
 class Subnet(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.journal import Journal
 from agent.membership import ClusterAgent
@@ -16,9 +17,16 @@ from agent.worker import Worker
 from shoal.common.certificates import Role
 from shoal.common.identity import CurrentIdentity
 from shoal.common.supervise import stoppable_group
-from shoal.model.assignment import Assignments, IngressSet, ManagerAddress, MeshPart
-from shoal.model.errors import PermissionDenied
-from shoal.model.ids import NodeID
+from shoal.model.assignment import (
+    AssignedNetwork,
+    Assignments,
+    IngressSet,
+    ManagerAddress,
+    MeshPart,
+)
+from shoal.model.changes import Update
+from shoal.model.errors import Internal, PermissionDenied
+from shoal.model.ids import NetworkID, NodeID
 from shoal.model.objects import NodeDescription, NodeReport
 from shoal.model.states import TaskState
 from tests.integration.agent.cluster import CLOCK, Lab, until
@@ -29,10 +37,19 @@ class Network:
 
     def __init__(self) -> None:
         self.mesh = MeshPart()
+        self.broken = False
+        self.failures = 0
         self.ingress = IngressSet()
+        self.networks: Mapping[NetworkID, AssignedNetwork] = {}
 
     async def set_mesh(self, mesh: MeshPart) -> None:
+        if self.broken:
+            self.failures += 1
+            raise Internal("the network is broken")
         self.mesh = mesh
+
+    async def set_networks(self, told: Assignments) -> None:
+        self.networks = told.networks
 
     async def set_ingress(self, ingress: IngressSet) -> None:
         self.ingress = ingress
@@ -127,6 +144,25 @@ async def test_a_task_runs_is_reported_and_is_shut_down(lab: Lab, rig: Rig) -> N
         await lab.delete(task)
         await until(lambda: task not in rig.host.containers)
         await until(lambda: not agent.worker.statuses())
+
+
+async def test_the_manager_hears_when_the_network_is_as_told(lab: Lab, rig: Rig) -> None:
+    async with lab.manager() as (manager, sessions), rig.running(manager):
+        await until(lambda: sessions.of(rig.node) is not None)
+        session = sessions.of(rig.node)
+        assert session is not None
+        await until(lambda: 0 < session.sequence == session.applied)
+        rig.network.broken = True
+        task = await lab.add_task(rig.node)  # that is no matter of the network
+        await until(lambda: lab.status(task).state is TaskState.RUNNING)
+        await until(lambda: session.sequence == session.applied)
+        cluster = lab.memory.cluster()
+        assert cluster is not None
+        await lab.commit(Update(replace(cluster, data_path_port=4790)))
+        await until(lambda: rig.network.failures > 0)
+        assert session.applied < session.sequence
+        rig.network.broken = False
+        await until(lambda: session.applied == session.sequence)
 
 
 async def test_removal_is_obeyed_and_reported(lab: Lab, rig: Rig) -> None:

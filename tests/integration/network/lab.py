@@ -11,13 +11,16 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from agent.network import netns
-from agent.network.desired import Backend, Endpoint, IngressPort, Mesh, Peer
+from agent.network.desired import Attachment, Backend, Endpoint, IngressPort, Mesh, Peer
 from agent.network.host_network import HostNetwork
 
 OUTSIDE = "o"
 ADDRESSES = {"a": "10.99.0.1", "b": "10.99.0.2", "c": "10.99.0.3", OUTSIDE: "10.99.0.9"}
 SUBNETS = {"a": "10.98.1.0/24", "b": "10.98.2.0/24", "c": "10.98.3.0/24"}
 LOCAL = IPv4Network("172.29.0.0/16")
+PREFIX6 = "fd00:5::/96"
+ON_MESH = (Attachment(network="mesh"),)
+ON_BRIDGE = (Attachment(network="bridge"),)
 _stem = f"nwt{os.getpid()}"
 
 
@@ -38,6 +41,17 @@ def in_host(host: str, *command: str) -> str:
         capture_output=True,
         text=True,
     ).stdout
+
+
+def set_bridge_filter(host: str, value: str) -> None:
+    """Bridge netfilter, where this kernel has it: frames between ports pass the rules."""
+    in_host(
+        host,
+        "sh",
+        "-c",
+        "for each in ip ip6; do switch=/proc/sys/net/bridge/bridge-nf-call-${each}tables;"
+        f" [ ! -e $switch ] || echo {value} >$switch; done",
+    )
 
 
 @contextlib.contextmanager
@@ -70,6 +84,7 @@ def mesh(host: str) -> Mesh:
     return Mesh(
         subnet=SUBNETS[host],
         underlay=ADDRESSES[host],
+        prefix6=PREFIX6,
         peers=tuple(
             Peer(node=other, underlay=ADDRESSES[other], subnet=SUBNETS[other])
             for other in SUBNETS
@@ -92,7 +107,7 @@ async def meshed_networks() -> AsyncIterator[dict[str, HostNetwork]]:
 
 
 def ingress(port: int, *endpoints: Endpoint, to: int = 80) -> IngressPort:
-    backends = tuple(Backend(address=each.address, port=to) for each in endpoints)
+    backends = tuple(Backend(address=each.outward.ipv4, port=to) for each in endpoints)
     return IngressPort(published_port=port, backends=backends)
 
 
@@ -125,7 +140,7 @@ class Server:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.append(writer)
-        client = writer.get_extra_info("peername")[0]
+        client = writer.get_extra_info("peername")[0].removeprefix("::ffff:")
         writer.write(f"{self._name} {client}\n".encode())
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
@@ -144,9 +159,11 @@ async def serving(path: Path | str, name: str, port: int = 80) -> AsyncIterator[
 
 
 def _listener(port: int) -> socket.socket:
-    made = socket.socket()
+    """For both families; an IPv4 client is told by its IPv4 address."""
+    made = socket.socket(socket.AF_INET6)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("0.0.0.0", port))
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.bind(("::", port))
     made.listen()
     return made
 
@@ -173,7 +190,8 @@ class Connection:
 
 
 async def connect(path: Path | str, address: str, port: int, within: float = 3) -> Connection:
-    made = inside(path, socket.socket)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = inside(path, lambda: socket.socket(family))
     try:
         async with asyncio.timeout(within):
             await asyncio.get_running_loop().sock_connect(made, (address, port))

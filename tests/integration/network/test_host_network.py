@@ -16,6 +16,8 @@ from agent.network.host_network import HostNetwork
 from shoal.model.errors import AlreadyExists, FailedPrecondition
 from tests.integration.network.lab import (
     ADDRESSES,
+    ON_BRIDGE,
+    ON_MESH,
     OUTSIDE,
     SUBNETS,
     ask,
@@ -31,6 +33,7 @@ from tests.integration.network.lab import (
     namespace,
     network,
     serving,
+    set_bridge_filter,
 )
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -54,21 +57,33 @@ async def networks() -> AsyncIterator[Networks]:
         assert leftovers(host) == ""
 
 
-async def test_containers_of_different_hosts_reach_each_other(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
-    two = await networks["b"].attach("two", "mesh")
-    near = await networks["b"].attach("near", "mesh")
+@pytest.mark.parametrize("filtered", ["0", "1"])
+async def test_hosts_reach_tasks_and_tasks_each_other_by_published_ports_only(
+    networks: Networks, filtered: str
+) -> None:
+    for host, each in networks.items():
+        set_bridge_filter(host, filtered)
+        await each.repair()
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    near = await networks["b"].attach("near", ON_MESH)
+    for each in networks.values():
+        await each.set_ingress([ingress(8080, two)])
     async with serving(two.netns_path, "two"):
-        assert await ask(one.netns_path, two.address, 80) == ("two", one.address)
-        assert await ask(near.netns_path, two.address, 80) == ("two", near.address)
-        # the host itself too
-        assert (await ask(namespace("c"), two.address, 80))[0] == "two"
+        for address in (two.outward.ipv4, two.outward.ipv6):
+            for host in SUBNETS:
+                assert (await ask(namespace(host), address, 80))[0] == "two"
+            for client in (one, near):
+                with pytest.raises((TimeoutError, OSError)):
+                    await ask(client.netns_path, address, 80, within=0.5)
+        for client, host in ((one, "a"), (near, "b"), (two, "b")):
+            assert (await ask(client.netns_path, ADDRESSES[host], 8080))[0] == "two"
 
 
 async def test_ingress_is_open_on_every_host_from_everywhere(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
-    two = await networks["b"].attach("two", "mesh")
-    person = await networks["c"].attach("person", "bridge")
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    person = await networks["c"].attach("person", ON_BRIDGE)
     for each in networks.values():
         assert await each.set_ingress([ingress(8080, one, two)]) == []
     async with serving(one.netns_path, "one"), serving(two.netns_path, "two"):
@@ -88,7 +103,7 @@ async def test_ingress_is_open_on_every_host_from_everywhere(networks: Networks)
 
 
 async def test_client_address_is_kept_for_local_tasks_only(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
+    one = await networks["a"].attach("one", ON_MESH)
     for each in networks.values():
         await each.set_ingress([ingress(8080, one)])
     async with serving(one.netns_path, "one"):
@@ -100,15 +115,15 @@ async def test_client_address_is_kept_for_local_tasks_only(networks: Networks) -
 
 
 async def test_container_reaches_itself_by_ingress(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
+    one = await networks["a"].attach("one", ON_MESH)
     await networks["a"].set_ingress([ingress(8080, one)])
     async with serving(one.netns_path, "one"):
         assert await ask(one.netns_path, ADDRESSES["a"], 8080) == ("one", "10.98.1.1")
 
 
 async def test_removed_backend_keeps_its_connections(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
-    two = await networks["b"].attach("two", "mesh")
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
     await networks["c"].set_ingress([ingress(8080, one)])
     async with serving(one.netns_path, "one"), serving(two.netns_path, "two"):
         old = await connect(namespace(OUTSIDE), ADDRESSES["c"], 8080)
@@ -138,7 +153,7 @@ async def test_ingress_without_reachable_backend_refuses(networks: Networks) -> 
 async def test_published_ports_of_a_persons_container(networks: Networks) -> None:
     web = await networks["a"].attach(
         "web",
-        "bridge",
+        ON_BRIDGE,
         [
             PortBinding(container_port=80, host_port=8080),
             PortBinding(container_port=80),
@@ -147,7 +162,7 @@ async def test_published_ports_of_a_persons_container(networks: Networks) -> Non
     )
     random_port = web.ports[1].host_port
     assert 32768 <= random_port <= 60999
-    other = await networks["a"].attach("other", "bridge")
+    other = await networks["a"].attach("other", ON_BRIDGE)
     async with serving(web.netns_path, "web"):
         for port in (8080, random_port):
             assert await ask(namespace(OUTSIDE), ADDRESSES["a"], port) == (
@@ -174,20 +189,29 @@ async def ask_loopback_by_gateway(client: Endpoint, port: int) -> None:
     for command in (
         ["ip", "link", "set", "lo", "down"],
         ["sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1"],
-        ["ip", "route", "add", "127.0.0.0/8", "via", client.gateway, "src", client.address],
+        [
+            "ip",
+            "route",
+            "add",
+            "127.0.0.0/8",
+            "via",
+            client.outward.gateway,
+            "src",
+            client.outward.ipv4,
+        ],
     ):
         process = await asyncio.create_subprocess_exec(*enter, *command)
         assert await process.wait() == 0, command
     made = inside(client.netns_path, socket.socket)
     with made:
-        made.bind((client.address, 0))
+        made.bind((client.outward.ipv4, 0))
         async with asyncio.timeout(0.5):
             await asyncio.get_running_loop().sock_connect(made, ("127.0.0.1", port))
 
 
 async def test_host_mode_port_of_a_task(networks: Networks) -> None:
     task = await networks["a"].attach(
-        "task", "mesh", [PortBinding(container_port=80, host_port=8080)]
+        "task", ON_MESH, [PortBinding(container_port=80, host_port=8080)]
     )
     async with serving(task.netns_path, "task"):
         assert (await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080))[0] == "task"
@@ -196,11 +220,11 @@ async def test_host_mode_port_of_a_task(networks: Networks) -> None:
 
 
 async def test_udp_published(networks: Networks) -> None:
-    one = await networks["a"].attach("one", "mesh")
+    one = await networks["a"].attach("one", ON_MESH)
     entry = IngressPort(
         protocol="udp",
         published_port=5300,
-        backends=(Backend(address=one.address, port=53),),
+        backends=(Backend(address=one.outward.ipv4, port=53),),
     )
     for each in networks.values():
         assert await each.set_ingress([entry]) == []
@@ -225,11 +249,11 @@ def _udp(bind: tuple[str, int] | None = None) -> socket.socket:
 
 
 async def test_udp_client_moves_to_the_next_backend(networks: Networks) -> None:
-    tasks = [await networks["a"].attach(name, "mesh") for name in ("one", "two")]
+    tasks = [await networks["a"].attach(name, ON_MESH) for name in ("one", "two")]
     loop = asyncio.get_running_loop()
     with inside(namespace(OUTSIDE), lambda: _udp(("0.0.0.0", 4444))) as client:
         for task in tasks:
-            backend = Backend(address=task.address, port=53)
+            backend = Backend(address=task.outward.ipv4, port=53)
             entry = IngressPort(protocol="udp", published_port=5300, backends=(backend,))
             await networks["a"].set_ingress([entry])
             with inside(task.netns_path, lambda: _udp(("0.0.0.0", 53))) as server:
@@ -239,8 +263,8 @@ async def test_udp_client_moves_to_the_next_backend(networks: Networks) -> None:
 
 
 async def test_unpublished_port_and_the_other_network_are_closed(networks: Networks) -> None:
-    web = await networks["a"].attach("web", "bridge")
-    task = await networks["a"].attach("task", "mesh")
+    web = await networks["a"].attach("web", ON_BRIDGE)
+    task = await networks["a"].attach("task", ON_MESH)
     for subnet in ("172.29.0.0/16", "10.98.0.0/16"):
         in_host(OUTSIDE, "ip", "route", "replace", subnet, "via", ADDRESSES["a"])
     async with serving(web.netns_path, "web"), serving(task.netns_path, "task"):
@@ -252,13 +276,13 @@ async def test_unpublished_port_and_the_other_network_are_closed(networks: Netwo
         ]
         for client, target in pairs:
             with pytest.raises(TimeoutError):
-                await ask(client, target.address, 80, within=0.5)
-        assert (await ask(namespace("a"), web.address, 80))[0] == "web"
+                await ask(client, target.outward.ipv4, 80, within=0.5)
+        assert (await ask(namespace("a"), web.outward.ipv4, 80))[0] == "web"
 
 
 async def test_egress_is_masqueraded(networks: Networks) -> None:
-    web = await networks["a"].attach("web", "bridge")
-    task = await networks["b"].attach("task", "mesh")
+    web = await networks["a"].attach("web", ON_BRIDGE)
+    task = await networks["b"].attach("task", ON_MESH)
     async with serving(namespace(OUTSIDE), "outside", 7000):
         for client, host in ((web, "a"), (task, "b")):
             answer = await ask(client.netns_path, ADDRESSES[OUTSIDE], 7000)
@@ -271,19 +295,19 @@ async def test_port_clashes_are_refused_by_name(networks: Networks) -> None:
     binding = PortBinding(container_port=80, host_port=8080)
     async with serving(namespace("a"), "foreign", 8080):
         with pytest.raises(FailedPrecondition, match=sentence):
-            await net.attach("web", "bridge", [binding])
+            await net.attach("web", ON_BRIDGE, [binding])
         assert len(await net.set_ingress([ingress(8080)])) == 1
         # the other process keeps its traffic
         assert (await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080))[0] == "foreign"
     await net.set_ingress([])
-    await net.attach("web", "bridge", [binding])
+    await net.attach("web", ON_BRIDGE, [binding])
     with pytest.raises(FailedPrecondition, match=sentence):
-        await net.attach("more", "bridge", [binding])
+        await net.attach("more", ON_BRIDGE, [binding])
     with pytest.raises(OSError, match="in use"), _udp() as _:
         _listen_on(8080)
     assert await net.set_ingress([ingress(8080)]) != []
     await net.detach("web")
-    await net.attach("more", "bridge", [PortBinding(container_port=80, host_port=8082)])
+    await net.attach("more", ON_BRIDGE, [PortBinding(container_port=80, host_port=8082)])
 
 
 def _listen_on(port: int) -> None:
@@ -303,19 +327,19 @@ def _listen_on(port: int) -> None:
 
 
 async def test_network_none_has_loopback_only(networks: Networks) -> None:
-    alone = await networks["a"].attach("alone", "none")
+    alone = await networks["a"].attach("alone", ())
     async with serving(alone.netns_path, "alone"):
         assert (await ask(alone.netns_path, "127.0.0.1", 80))[0] == "alone"
         with pytest.raises(OSError, match="unreachable"):
             await ask(alone.netns_path, ADDRESSES["a"], 80)
     with pytest.raises(AlreadyExists):
-        await networks["a"].attach("alone", "none")
+        await networks["a"].attach("alone", ())
 
 
 async def test_restart_keeps_connections_and_rules(networks: Networks) -> None:
     old = networks["a"]
-    web = await old.attach("web", "bridge", [PortBinding(container_port=80, host_port=8080)])
-    task = await old.attach("task", "mesh")
+    web = await old.attach("web", ON_BRIDGE, [PortBinding(container_port=80, host_port=8080)])
+    task = await old.attach("task", ON_MESH)
     entries = [ingress(9000, task)]
     await old.set_ingress(entries)
     async with serving(web.netns_path, "web"), serving(task.netns_path, "task"):
@@ -330,7 +354,7 @@ async def test_restart_keeps_connections_and_rules(networks: Networks) -> None:
         await new.start()
         assert await new.rules() == before
         with pytest.raises(FailedPrecondition):
-            await new.attach("early", "bridge")
+            await new.attach("early", ON_BRIDGE)
         await new.set_mesh(mesh("a"))
         await new.set_ingress(entries)
         await new.adopt(kept)
@@ -339,9 +363,9 @@ async def test_restart_keeps_connections_and_rules(networks: Networks) -> None:
         assert await open_task.echo()
         assert (await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080))[0] == "web"
         with pytest.raises(FailedPrecondition):
-            await new.attach("x", "bridge", [PortBinding(container_port=80, host_port=8080)])
-        another = await new.attach("another", "bridge")
-        assert another.address not in (web.address, task.address)
+            await new.attach("x", ON_BRIDGE, [PortBinding(container_port=80, host_port=8080)])
+        another = await new.attach("another", ON_BRIDGE)
+        assert another.outward.ipv4 not in (web.outward.ipv4, task.outward.ipv4)
         await open_web.close()
         await open_task.close()
 
@@ -354,8 +378,8 @@ def _normal(rules: str) -> list[str]:
 async def test_adopt_sweeps_what_is_not_known(networks: Networks) -> None:
     old = networks["a"]
     binding = [PortBinding(container_port=80, host_port=8080)]
-    known = await old.attach("known", "bridge")
-    lost = await old.attach("lost", "bridge", binding)
+    known = await old.attach("known", ON_BRIDGE)
+    lost = await old.attach("lost", ON_BRIDGE, binding)
     async with serving(lost.netns_path, "lost"), serving(known.netns_path, "known"):
         await old.stop()
         new = networks["a"] = network("a")
@@ -366,7 +390,7 @@ async def test_adopt_sweeps_what_is_not_known(networks: Networks) -> None:
         assert "taac1d0003" not in links
         assert "8080" not in await new.rules()
         assert "ta-x" not in links  # no mesh was given
-        await new.attach("next", "bridge", binding)
+        await new.attach("next", ON_BRIDGE, binding)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +405,10 @@ async def test_adopt_sweeps_what_is_not_known(networks: Networks) -> None:
         "ip route del 10.98.2.0/24",
         "ip neigh del 10.98.2.1 dev ta-x",
         "bridge fdb del 02:53:0a:62:02:01 dev ta-x",
+        "ip -6 address flush dev ta-c",
+        "ip -6 route del fd00:5::a62:200/120",
+        "ip neigh del fd00:5::a62:201 dev ta-x",
+        "ip neigh replace 10.98.2.1 lladdr 02:00:00:00:00:01 dev ta-x nud permanent",
         "nft delete table inet shoal_ta",
         "nft flush chain inet shoal_ta published",
         "nft flush map inet shoal_ta ports",
@@ -388,26 +416,32 @@ async def test_adopt_sweeps_what_is_not_known(networks: Networks) -> None:
     ],
 )
 async def test_damage_is_repaired_within_two_seconds(networks: Networks, damage: str) -> None:
-    one = await networks["a"].attach("one", "mesh")
-    two = await networks["b"].attach("two", "mesh")
-    assert one.address == "10.98.1.2"
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    assert one.outward.ipv4 == "10.98.1.2"
     await networks["a"].set_ingress([ingress(8080, two)])
     async with (
         serving(two.netns_path, "two"),
         serving(one.netns_path, "one"),
         running(networks["a"]),
     ):
-        assert (await ask(one.netns_path, two.address, 80))[0] == "two"
+        await _until_it_works(one, two, 5)
         in_host("a", *damage.split())
-        async with asyncio.timeout(2):
-            while not await _works(one, two):  # noqa: ASYNC110 - traffic is the only sign
-                await asyncio.sleep(0.05)
+        await _until_it_works(one, two, 2)
+
+
+async def _until_it_works(one: Endpoint, two: Endpoint, within: float) -> None:
+    async with asyncio.timeout(within):
+        while not await _works(one, two):  # noqa: ASYNC110 - traffic is the only sign
+            await asyncio.sleep(0.05)
 
 
 async def _works(one: Endpoint, two: Endpoint) -> bool:
     try:
-        await ask(one.netns_path, two.address, 80, within=0.3)
-        await ask(two.netns_path, one.address, 80, within=0.3)
+        await ask(namespace("a"), two.outward.ipv4, 80, within=0.3)
+        await ask(namespace("a"), two.outward.ipv6, 80, within=0.3)
+        await ask(namespace("b"), one.outward.ipv4, 80, within=0.3)
+        await ask(namespace("b"), one.outward.ipv6, 80, within=0.3)
         await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080, within=0.3)
     except (OSError, TimeoutError):
         return False
@@ -439,7 +473,7 @@ async def test_hundred_containers_leave_nothing(networks: Networks) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
     for number in range(100):
         ports = [PortBinding(container_port=80)]
-        await net.attach(f"c{number}", "bridge" if number % 2 else "mesh", ports)
+        await net.attach(f"c{number}", ON_BRIDGE if number % 2 else ON_MESH, ports)
     for number in range(100):
         await net.release_netns(f"c{number}")
         await net.detach(f"c{number}")
@@ -450,14 +484,14 @@ async def test_hundred_containers_leave_nothing(networks: Networks) -> None:
 
 async def test_mesh_goes_and_changes(networks: Networks) -> None:
     net = networks["a"]
-    await net.attach("task", "mesh")
+    await net.attach("task", ON_MESH)
     with pytest.raises(FailedPrecondition, match="task"):
         await net.set_mesh(None)
     await net.detach("task")
     await net.set_mesh(None)
     assert "ta-x" not in in_host("a", "ip", "-o", "link")
     with pytest.raises(FailedPrecondition, match="no subnet"):
-        await net.attach("task", "mesh")
+        await net.attach("task", ON_MESH)
     moved = msgspec.structs.replace(mesh("a"), subnet="10.98.77.0/24", vni=4000, udp_port=4790)
     await net.set_mesh(moved)
-    assert (await net.attach("task", "mesh")).address == "10.98.77.2"
+    assert (await net.attach("task", ON_MESH)).outward.ipv4 == "10.98.77.2"

@@ -4,7 +4,15 @@ from ipaddress import IPv4Network
 
 from msgspec.structs import replace
 
-from agent.network.desired import Backend, Endpoint, IngressPort, Mesh, Peer, PortBinding
+from agent.network.desired import (
+    Backend,
+    Endpoint,
+    IngressPort,
+    Interface,
+    Mesh,
+    Peer,
+    PortBinding,
+)
 from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
 from agent.network.plan import names_for
 
@@ -17,8 +25,9 @@ MESH = Mesh(
 )
 WEB = Endpoint(
     container="web",
-    network="bridge",
-    address="172.29.0.2",
+    interfaces=(
+        Interface(network="bridge", addresses=("172.29.0.2/16",), gateways=("172.29.0.1",)),
+    ),
     ports=(
         PortBinding(container_port=80, host_port=8080),
         PortBinding(protocol="udp", container_port=53, host_port=53, host_ip="127.0.0.1"),
@@ -32,8 +41,10 @@ def entry(port: int, *addresses: str, protocol: str = "tcp") -> IngressPort:
     return IngressPort(protocol=protocol, published_port=port, backends=backends)  # type: ignore[arg-type]
 
 
-def rules(*entries: IngressPort, mesh: Mesh | None = MESH) -> Ruleset:
-    return make_ruleset(NAMES, LOCAL, mesh, [WEB], entries)
+def rules(
+    *entries: IngressPort, mesh: Mesh | None = MESH, overlays: tuple[int, ...] = ()
+) -> Ruleset:
+    return make_ruleset(NAMES, LOCAL, mesh, overlays, [WEB], entries)
 
 
 def test_published_ports_lead_to_their_container() -> None:
@@ -101,3 +112,28 @@ def test_nothing_ever_deletes_the_table_or_a_base_chain() -> None:
         "delete chain inet shoal_sh0 unknown",
     ]
     assert text.index("flush table") < text.index("delete chain")
+
+
+def test_a_cluster_network_is_open_to_itself_and_to_peers_only() -> None:
+    made = rules(overlays=(0x1001,))
+    assert made.elements["bridged"] == {'"sh0-b001001" . "sh0-b001001"': ""}
+    assert any(
+        "@th,96,24 { 4095, 4097 } ip saddr != @peers drop" in rule
+        for rule in made.base["input"]
+    )
+    forward = made.base["forward"]
+    assert forward.index("iifname . oifname @bridged accept") < forward.index(
+        'iifname "sh0-b*" drop'
+    )
+    text = difference(rules(), made)
+    assert 'add element inet shoal_sh0 bridged { "sh0-b001001" . "sh0-b001001" }' in text
+    assert "flush chain inet shoal_sh0 forward" not in text
+
+
+def test_ipv6_leaves_with_the_hosts_address_where_there_is_a_prefix() -> None:
+    assert not any("ip6" in rule for rule in rules().base["postrouting"])
+    made = rules(mesh=replace(MESH, prefix6="fd00:5::/96"))
+    assert any(
+        rule.startswith("ip6 saddr fd00:5::a00:100/120 oifname !=")
+        for rule in made.base["postrouting"]
+    )

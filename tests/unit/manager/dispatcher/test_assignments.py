@@ -11,6 +11,7 @@ from manager.dispatcher.assignments import (
     cluster_part,
     complete,
     difference,
+    mesh_prefix6,
 )
 from manager.dispatcher.networks import NetworkParts
 from shoal.model.assignment import (
@@ -87,7 +88,12 @@ def test_the_mesh_and_the_managers() -> None:
     first = Peer(node_id=N1, address="10.8.0.1", subnet="10.128.0.0/24")
     second = Peer(node_id=NodeID("n2"), address="10.9.0.2", subnet="10.128.1.0/24")
     assert part.peers == (first, second)
-    assert told(*view).mesh == MeshPart(subnet="10.128.0.0/24", port=4000, peers=(second,))
+    assert told(*view).mesh == MeshPart(
+        subnet="10.128.0.0/24",
+        port=4000,
+        peers=(second,),
+        prefix6=mesh_prefix6(make_cluster().id),
+    )
     assert (told(*view).role, told(*view, node=NodeID("n2")).role) == ("manager", "worker")
     assert cluster_part(tables()) == ClusterPart()
 

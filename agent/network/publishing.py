@@ -1,0 +1,149 @@
+"""Published ports and the rules of the instance: what is held, what is in the kernel's table.
+
+Ports are held by sockets (`ports`), the table is text (`nftables`) that goes by `nft`. Knows
+the ruleset that it applied last and trusts it as long as nobody else changed our table. Used
+by `instance`, from its thread.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
+
+import structlog
+
+from agent.network.conntrack import forget_stale
+from agent.network.desired import Endpoint, IngressPort, Mesh, PortBinding, Protocol
+from agent.network.netlink import NETLINK_NETFILTER, Channel
+from agent.network.nft import Nft
+from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
+from agent.network.plan import Names
+from agent.network.ports import HeldPorts
+from agent.network.watching import Watch
+from shoal.model.errors import ClusterError, InvalidArgument
+
+_log = structlog.get_logger(__name__)
+_UdpTargets = Mapping[int, frozenset[tuple[str, int]]]
+_Ingress = tuple[Protocol, int]
+
+
+class Publishing:
+    """The one table of an instance and the ports behind it."""
+
+    def __init__(self, names: Names, local_subnet: IPv4Network, watch: Watch) -> None:
+        self._names = names
+        self._local_subnet = local_subnet
+        self._watch = watch
+        self._nft = Nft()
+        self._flows = Channel(NETLINK_NETFILTER)
+        self._held = HeldPorts()
+        self._ingress: dict[_Ingress, IngressPort] = {}
+        self._unheld: dict[PortBinding, str] = {}
+        self._ruleset: Ruleset | None = None
+
+    def exists(self) -> bool:
+        """Whether our table is in the kernel."""
+        return self._nft.chains(self._names.table) is not None
+
+    def hold(self, binding: PortBinding) -> PortBinding:
+        """Take a port for a container; see `HeldPorts.hold`."""
+        return self._held.hold(binding)
+
+    def hold_or_remember(self, binding: PortBinding) -> None:
+        """Hold a port that is published in any case; try again at each repair."""
+        try:
+            self._held.hold(binding)
+        except ClusterError as error:
+            if binding not in self._unheld:
+                _log.warning("published port not reserved", reason=str(error))
+            self._unheld[binding] = str(error)
+        else:
+            self._unheld.pop(binding, None)
+
+    def try_again(self) -> None:
+        """Hold what could not be held so far."""
+        for binding in list(self._unheld):
+            self.hold_or_remember(binding)
+
+    def release(self, binding: PortBinding) -> None:
+        """Let go of a port, unless it was never ours but another's of the same number."""
+        if self._unheld.pop(binding, None) is None:
+            self._held.release(binding)
+
+    def set_ingress(self, entries: Sequence[IngressPort]) -> list[PortBinding]:
+        """Take the whole set and hold its ports; `apply` is next, then release the result."""
+        wanted: dict[_Ingress, IngressPort] = {}
+        wanted |= {(each.protocol, each.published_port): each for each in entries}
+        if len(wanted) != len(entries):
+            raise InvalidArgument("an ingress port is given twice", field="entries")
+        gone = [_binding(key) for key in self._ingress if key not in wanted]
+        added = [_binding(key) for key in wanted if key not in self._ingress]
+        self._ingress = wanted
+        for binding in added:
+            self.hold_or_remember(binding)
+        return gone
+
+    def released_ingress(self, gone: Iterable[PortBinding]) -> list[str]:
+        """Let go of ports; a sentence for each that is wanted and could not be taken."""
+        for binding in gone:
+            self.release(binding)
+        mine = {_binding(key) for key in self._ingress}
+        return [reason for binding, reason in self._unheld.items() if binding in mine]
+
+    def others_changed_rules(self) -> bool:
+        """Whether somebody changed our table since last asked."""
+        if self._watch.rules_changed():
+            self._ruleset = None
+        return self._ruleset is None
+
+    def apply(
+        self, mesh: Mesh | None, overlays: Sequence[int], endpoints: Iterable[Endpoint]
+    ) -> None:
+        """Bring the table to what is wanted; `overlays` are the VNIs that are here."""
+        held = [
+            entry for key, entry in self._ingress.items() if _binding(key) not in self._unheld
+        ]
+        new = make_ruleset(self._names, self._local_subnet, mesh, overlays, endpoints, held)
+        old = self._ruleset
+        before = self._watch.generation()
+        if self._watch.rules_changed():
+            self._ruleset = None
+        if self._ruleset is None:
+            text = replacement(new, self._nft.chains(self._names.table) or ())
+        else:
+            text = difference(self._ruleset, new)
+        if not text:
+            return
+        self._ruleset = None  # unknown, should this fail
+        self._nft.apply(text)
+        self._watch.rules_changed()  # our own doing
+        if self._watch.generation() == before + 1:
+            self._ruleset = new
+        # else: somebody changed rules meanwhile, perhaps ours: the next pass replaces all
+        self._forget_flows(old.udp_targets if old is not None else {}, new.udp_targets)
+
+    def _forget_flows(self, old: _UdpTargets, new: _UdpTargets) -> None:
+        """UDP flows to ports that changed go to their new backends."""
+        changed = {port for port, _ in old.items() ^ new.items()}
+        if changed:
+            forget_stale(self._flows, {port: new.get(port, frozenset()) for port in changed})
+
+    def listing(self) -> str:
+        """Our table as nftables shows it."""
+        return self._nft.listing(self._names.table)
+
+    def destroy(self) -> None:
+        """Remove the table, let go of all ports."""
+        self._held.close()
+        table = f"table inet {self._names.table}"
+        self._nft.apply(f"add {table}\ndelete {table}\n")
+        self._ingress.clear()
+
+    def close(self) -> None:
+        """Close all descriptors; the kernel's state stays."""
+        self._held.close()
+        self._flows.close()
+        self._nft.close()
+
+
+def _binding(key: _Ingress) -> PortBinding:
+    protocol, port = key
+    return PortBinding(protocol=protocol, container_port=port, host_port=port)

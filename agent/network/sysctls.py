@@ -1,0 +1,58 @@
+"""The host's switches that the network needs; a change of them sends no event.
+
+They are those of the calling thread's namespace. Used by `apply`.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from agent.network.plan import Plan
+
+_NET = Path("/proc/sys/net")
+
+
+def bridges_are_filtered() -> bool:
+    """Whether frames between ports of any bridge pass the host's rules: bridge netfilter."""
+    switch = _NET / "bridge/bridge-nf-call-iptables"
+    return switch.exists() and switch.read_text().strip() == "1"
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6 at all."""
+    return (_NET / "ipv6").exists()
+
+
+def set_sysctls(plan: Plan, links: Collection[str]) -> None:
+    """Forwarding, and 127.0.0.1 as a way to published ports (`input` rules guard it)."""
+    gateways = [bridge.name for bridge in plan.bridges if bridge.addresses]
+    routed = {name for name, entries in plan.entries.items() if not entries.bridged}
+    _set(_NET / "ipv4/ip_forward", "1")
+    for device in (*gateways, *sorted(routed)):
+        _set(_NET / "ipv4/conf" / device / "route_localnet", "1")
+    speaks6 = [
+        bridge.name
+        for bridge in plan.bridges
+        if any(":" in address for address in bridge.addresses)
+    ]
+    if speaks6:
+        for device in (*speaks6, *sorted(routed)):
+            _set(_NET / "ipv6/conf" / device / "disable_ipv6", "0")
+            _set(_NET / "ipv6/conf" / device / "accept_ra", "0")
+        _forward_ipv6({*links} - {*speaks6, *routed})
+
+
+def _forward_ipv6(uplinks: Collection[str]) -> None:
+    """Forward, and go on to hear routers where the host did: forwarding would end that."""
+    switch = _NET / "ipv6/conf/all/forwarding"
+    if switch.read_text().strip() != "0":
+        return
+    for device in uplinks:
+        hears = _NET / "ipv6/conf" / device / "accept_ra"
+        if hears.exists() and hears.read_text().strip() == "1":
+            hears.write_text("2")
+    switch.write_text("1")
+
+
+def _set(path: Path, value: str) -> None:
+    if path.read_text().strip() != value:
+        path.write_text(value)
