@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from scripts.benchmarks import idle, memory, schedule, services
+from scripts.benchmarks import idle, memory, network, schedule, services
 
 
 def main() -> int:
@@ -18,6 +18,9 @@ def main() -> int:
     many = words.add_parser("schedule")
     for flag, default in (("tasks", 100_000), ("nodes", 5_000), ("more", 100), ("passes", 200)):
         many.add_argument(f"--{flag}", type=int, default=default)
+    between = words.add_parser("network")
+    between.add_argument("--rounds", type=int, default=5)
+    between.add_argument("--seconds", type=float, default=2.0)
     asked = parser.parse_args()
     match asked.what:
         case "start":
@@ -30,6 +33,8 @@ def main() -> int:
             found = memory.memory(asked.replicas)
         case "idle":
             found = idle.idle(asked.replicas, asked.seconds)
+        case "network":
+            found = network.network(asked.rounds, asked.seconds)
         case _:
             found = schedule.schedule(asked.tasks, asked.nodes, asked.more, asked.passes)
     print(json.dumps(found))

@@ -38,6 +38,7 @@ class Host:
     """A manager host."""
 
     def __init__(self, told: dict[str, Any]) -> None:
+        self.address, self.netns = str(told["address"]), str(told["netns"])
         self.socket = str(told["docker_host"]).removeprefix("unix://")
         self.run = Path(self.socket).parent
         self._line = _Unix(self.socket)
