@@ -1,5 +1,6 @@
 """The tunnel on this machine's WireGuard, whichever it has: made, adopted, given a new key."""
 
+import os
 import subprocess
 import threading
 import time
@@ -29,7 +30,8 @@ class End:
         self.open()
 
     def open(self) -> None:
-        names = names_for(f"t{self.host}")
+        # wireguard-go's sockets are the machine's: names of another run must not meet ours
+        names = names_for(f"{self.host}{os.getpid() % 100000}")
 
         def make() -> None:
             channel = Channel()
@@ -166,4 +168,4 @@ def test_nothing_is_left(ends: tuple[End, End]) -> None:
     settle(a, b)
     a.call(lambda: a.end.apply(None))
     assert "wireguard" not in lab.in_host("a", "ip", "-d", "link")
-    assert "ta-w" not in lab.in_host("a", "ip", "link")
+    assert "-w0" not in lab.in_host("a", "ip", "link")
