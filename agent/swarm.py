@@ -358,6 +358,10 @@ class HostCluster:
         if self._agent is not None:
             raise Unavailable(ALREADY)
 
+    def told(self) -> Assignments:
+        """What this node was told last; nothing outside of a cluster."""
+        return self._agent.worker.assignments if self._agent is not None else Assignments()
+
     def section(self) -> dict[str, Any]:
         """The `Swarm` section of `info` as far as this node knows by itself."""
         agent, current = self._agent, self._current

@@ -19,7 +19,9 @@ from aiohttp import web
 from agent.swarm import JoinRequest
 from shoal.common.engine_http import relay
 from shoal.common.engine_http.call import Call
+from shoal.common.engine_http.failures import error_of
 from shoal.common.engine_http.router import Router
+from shoal.model.assignment import Assignments
 from shoal.model.errors import ClusterError, Unavailable
 
 _OK = 200
@@ -35,6 +37,9 @@ WORKER = (
     " manager."
 )
 _INFO_SECONDS = 5.0
+_ASK_SECONDS = 30.0
+_REFUSED = 400
+_SILENT = "the manager of this host does not answer; try again in a moment"
 
 Lines = AsyncIterable[bytes]
 
@@ -78,6 +83,29 @@ class Cluster(Protocol):
         ...
 
 
+class Asked(Protocol):
+    """A manager that can be asked, if this host has one, and what its node was told."""
+
+    @property
+    def manages(self) -> bool:
+        """Whether this host has a manager that can be asked."""
+        ...
+
+    async def ask(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes = b""
+    ) -> Any:
+        """What the manager of this host answers, decoded; its refusals are raised.
+
+        Raises:
+            Unavailable: with Swarm's sentence where this host is no manager.
+        """
+        ...
+
+    def told(self) -> Assignments:
+        """What this host's node was told last; nothing outside of a cluster."""
+        ...
+
+
 class Membership(Protocol):
     """How this host enters and leaves a cluster; `agent.swarm.HostCluster` is it."""
 
@@ -91,6 +119,10 @@ class Membership(Protocol):
 
     def section(self) -> dict[str, Any]:
         """The `Swarm` section of `info` as far as this node knows by itself."""
+        ...
+
+    def told(self) -> Assignments:
+        """What this node was told last; nothing outside of a cluster."""
         ...
 
 
@@ -116,10 +148,45 @@ class Gateway:
                 return await self._of_manager(call)
 
     async def _of_manager(self, call: Call) -> web.StreamResponse:
+        self._must_manage()
+        return await pipe(call, self._socket)
+
+    @property
+    def manages(self) -> bool:
+        return bool(self._membership.section()["ControlAvailable"])
+
+    def _must_manage(self) -> None:
         section = self._membership.section()
-        if section["ControlAvailable"]:
-            return await pipe(call, self._socket)
-        raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
+        if not section["ControlAvailable"]:
+            raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
+
+    async def ask(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes = b""
+    ) -> Any:
+        self._must_manage()
+        connector = aiohttp.UnixConnector(str(self._socket))
+        limit = aiohttp.ClientTimeout(total=_ASK_SECONDS)
+        headers = {"Content-Type": "application/json"} if body else {}
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=limit) as client,
+                client.request(
+                    method,
+                    f"http://manager{path}",
+                    params=query,
+                    data=body or None,
+                    headers=headers,
+                ) as answer,
+            ):
+                told = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(_SILENT, retry_after=1) from error
+        if answer.status >= _REFUSED:
+            raise error_of(answer.status, str((told or {}).get("message", "")))
+        return told
+
+    def told(self) -> Assignments:
+        return self._membership.told()
 
     async def pass_on(self, call: Call, otherwise: ClusterError) -> web.StreamResponse:
         if not self._membership.section()["ControlAvailable"]:
@@ -157,10 +224,7 @@ class Gateway:
             try:
                 answer = await client.get("http://manager/events", params=query)
             except aiohttp.ClientError as error:
-                raise Unavailable(
-                    "the manager of this host does not answer; try again in a moment",
-                    retry_after=1,
-                ) from error
+                raise Unavailable(_SILENT, retry_after=1) from error
             yield answer.content
 
     def ping_state(self) -> str:
@@ -207,9 +271,7 @@ async def _connected(
     try:
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError as error:
-        raise Unavailable(
-            "the manager of this host does not answer; try again in a moment", retry_after=1
-        ) from error
+        raise Unavailable(_SILENT, retry_after=1) from error
     try:
         yield reader, writer
     finally:

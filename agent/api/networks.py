@@ -1,30 +1,41 @@
-"""`/networks`: the host's own three. Networks of the cluster are the manager's."""
+"""`/networks`: those of the host and those of the cluster, as one list.
 
-from typing import Any
+What a person names is looked for in both, and means the same to inspect as to remove.
+"""
+
+from collections.abc import Sequence
 
 from aiohttp import web
 
-from agent.engine.engine import Engine
-from agent.network.desired import NOWHERE
+from agent.api.cluster_networks import ClusterNetworks
+from agent.api.local_networks import Json, LocalNetworks
+from shoal.common.engine_http.body import check_content_type, decode
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import InvalidArgument, NotFound, PermissionDenied, Unimplemented
+from shoal.model.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
+from shoal.model.spec.network import NetworkSpec
 
-_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 _FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+_PRUNE_FILTERS = frozenset({"label", "label!", "until"})
+_OF_CLUSTER = ("swarm", "global")
 
 
 class Networks:
-    """Handlers of networks. `subnet` and `gateway` are those of `bridge`."""
+    """Handlers of networks."""
 
-    def __init__(self, engine: Engine, subnet: str, gateway: str) -> None:
-        self._engine = engine
-        self._subnet = subnet
-        self._gateway = gateway
+    def __init__(self, local: LocalNetworks, cluster: ClusterNetworks) -> None:
+        self._local = local
+        self._cluster = cluster
 
     def add_routes(self, router: Router) -> None:
         router.add("GET", "/networks", self.list_all)
-        router.add("POST", "/networks/create", self.unbuilt)
+        router.add("POST", "/networks/create", self.create)
         router.add("POST", "/networks/prune", self.prune)
         router.add("GET", "/networks/{id}", self.inspect)
         router.add("DELETE", "/networks/{id}", self.remove)
@@ -36,85 +47,77 @@ class Networks:
         kind = filters.get("type")
         if any(value not in ("builtin", "custom") for value in kind):
             raise InvalidArgument(f"invalid filter 'type={kind[0]}'", field="filters.type")
-        chosen = [
-            self._shape(name, identity)
-            for name, identity in self._engine.networks.items()
-            if filters.pattern("name", name)
-            and filters.prefix("id", identity)
-            and filters.exact("driver", _DRIVERS[name])
-            and filters.exact("scope", "local")
-            and filters.labels({})
-            and (not kind or "builtin" in kind)
-            and filters.truth("dangling") is not True
-        ]
-        return call.json(chosen)
+        of_cluster = await self._cluster.listed(filters, call.text("filters"))
+        return call.json(of_cluster + self._local.listed(filters))
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        body = await call.raw_body()
+        check_content_type(call.request.headers.get("Content-Type", ""))
+        spec = decode(body, NetworkSpec)
+        if _for_cluster(spec):
+            self._local.check_free(spec.name)
+            return call.json(await self._cluster.create(body), 201)
+        if await self._cluster.named(spec.name):
+            raise AlreadyExists(f"network with name {spec.name} already exists")
+        return call.json(await self._local.create(spec), 201)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        name, identity = self._find(call.parts["id"])
-        if call.text("scope") not in ("", "local"):
-            raise NotFound(f"network {call.parts['id']} not found")
-        return call.json(self._shape(name, identity) | {"Containers": self._members(name)})
+        text, scope = call.parts["id"], call.text("scope")
+        return call.json(await self._find(text, scope, verbose=call.flag("verbose")))
 
     async def remove(self, call: Call) -> web.StreamResponse:
-        name, _ = self._find(call.parts["id"])
-        raise PermissionDenied(f"{name} is a pre-defined network and cannot be removed")
+        found = await self._find(call.parts["id"], "", verbose=False)
+        if found["Scope"] == "local":
+            await self._local.remove(found["Id"])
+        else:
+            await self._cluster.remove(found["Id"])
+        return call.empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        call.filters({"label", "label!", "until"})
-        return call.json({"NetworksDeleted": None})  # the host's own are never unused
+        filters = call.filters(_PRUNE_FILTERS)
+        gone = await self._cluster.prune(call.text("filters"))  # may fail; then nothing is gone
+        gone += await self._local.prune(filters)
+        return call.json({"NetworksDeleted": gone or None})
 
     async def unbuilt(self, call: Call) -> web.StreamResponse:
         raise Unimplemented(
-            "networks of a user's own are not there yet: use bridge, host or none"
+            "connecting containers to networks, and off them, is not there yet: name the"
+            " network when the container is created"
         )
 
-    def _find(self, text: str) -> tuple[str, str]:
-        for name, identity in self._engine.networks.items():
-            if text in (name, identity):
-                return name, identity
-        matches = [(n, i) for n, i in self._engine.networks.items() if i.startswith(text)]
-        if len(matches) != 1:
-            raise NotFound(f"network {text} not found")
-        return matches[0]
+    async def _find(self, text: str, scope: str, *, verbose: bool) -> Json:
+        """The one network that is meant, in full."""
+        here = self._local.matching(text) if scope in ("", "local") else []
+        for one in here:
+            if one["Id"] == text:
+                return one
+        if scope == "local":
+            return _only(text, here)
+        try:
+            there = await self._cluster.matching(text, verbose=verbose)
+        except Unavailable:
+            if not here:
+                raise
+            there = []
+        return _only(text, [*here, *there])
 
-    def _members(self, name: str) -> dict[str, Any]:
-        found = {}
-        for container in self._engine.registry:
-            record = container.record
-            if record.network != name or not record.state.running:
-                continue
-            place = (record.endpoint.on(name) if record.endpoint else None) or NOWHERE
-            address = f"{place.ipv4}/{place.prefix_length}" if place.ipv4 else ""
-            found[record.id] = {
-                "Name": record.name,
-                "EndpointID": record.id,
-                "MacAddress": place.mac,
-                "IPv4Address": address,
-                "IPv6Address": "",
-            }
-        return found
 
-    def _shape(self, name: str, identity: str) -> dict[str, Any]:
-        pools = [{"Subnet": self._subnet, "Gateway": self._gateway}]
-        return {
-            "Name": name,
-            "Id": identity,
-            "Created": "0001-01-01T00:00:00Z",
-            "Scope": "local",
-            "Driver": _DRIVERS[name],
-            "EnableIPv4": True,
-            "EnableIPv6": False,
-            "IPAM": {
-                "Driver": "default",
-                "Options": None,
-                "Config": pools if name == "bridge" else None,
-            },
-            "Internal": False,
-            "Attachable": False,
-            "Ingress": False,
-            "ConfigFrom": {"Network": ""},
-            "ConfigOnly": False,
-            "Containers": {},
-            "Options": {},
-            "Labels": {},
-        }
+def _for_cluster(spec: NetworkSpec) -> bool:
+    """Whether a manager makes it; a host makes all others by itself."""
+    return spec.driver == "overlay" or spec.scope in _OF_CLUSTER or spec.ingress
+
+
+def _only(text: str, found: Sequence[Json]) -> Json:
+    """The best match: an id before a name before the start of an id."""
+    for how, fits in (
+        ("ID", [one for one in found if one["Id"] == text]),
+        ("name", [one for one in found if one["Name"] == text]),
+        ("ID prefix", [one for one in found if one["Id"].startswith(text)]),
+    ):
+        if len(fits) > 1:
+            raise InvalidArgument(
+                f"network {text} is ambiguous ({len(fits)} matches found based on {how})"
+            )
+        if fits:
+            return fits[0]
+    raise NotFound(f"network {text} not found")

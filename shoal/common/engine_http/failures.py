@@ -46,6 +46,14 @@ def status_of(error: ClusterError) -> int:
     return 500
 
 
+def error_of(status: int, sentence: str) -> ClusterError:
+    """The error that another server of the API answered with."""
+    for kind, answered in STATUS.items():
+        if answered == status and kind is not FailedPrecondition:
+            return kind(sentence)
+    return Internal(sentence)
+
+
 def error_response(status: int, sentence: str) -> web.Response:
     """A reply as Docker words failures."""
     return web.Response(

@@ -16,6 +16,7 @@ from agent.swarm import JoinRequest
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.common.engine_http.server import EngineServer
+from shoal.model.assignment import Assignments
 from shoal.model.errors import NotFound
 
 
@@ -36,6 +37,9 @@ class Node:
 
     def section(self) -> dict[str, Any]:
         return {"ControlAvailable": self.manager, "NodeID": "n", "LocalNodeState": "active"}
+
+    def told(self) -> Assignments:
+        return Assignments()
 
 
 def find(text: str) -> object:
