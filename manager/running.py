@@ -18,6 +18,8 @@ from manager.ca.service import CertificateService
 from manager.control.credentials import registry_auth_of
 from manager.control.payloads import secret_bytes
 from manager.dispatcher.assignments import Confidences
+from manager.dispatcher.draining import Draining
+from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.presence import Presence
 from manager.dispatcher.service import ACCESS as DISPATCHER_ACCESS
 from manager.dispatcher.service import Dispatcher
@@ -90,8 +92,17 @@ class RunningManager:
             kv, self.memory, self.barrier, self._presence, NodeID(me.id), clock, ids
         )
         self._statuses = StatusWriter(kv, self.memory)
+        parts = NetworkParts()
+        self._draining = Draining(
+            kv, self.memory, self._sessions, self._presence, parts, NodeID(me.id)
+        )
         self._dispatcher = Dispatcher(
-            self.memory, self._sessions, self._statuses, self._confidences
+            self.memory,
+            self._sessions,
+            self._statuses,
+            self._confidences,
+            self._draining,
+            parts,
         )
         self._certificates = CertificateService(
             CertificateTrust(self.authorities, self.memory, self.barrier), clock
@@ -112,6 +123,7 @@ class RunningManager:
             await self.feed.ready()
             group.create_task(keep("presence", self._presence.run), name="presence")
             group.create_task(keep("statuses", self._statuses.run), name="statuses")
+            group.create_task(keep("draining", self._draining.run), name="draining")
             group.create_task(keep("leadership", self.leadership.run), name="leadership")
             group.create_task(keep("agents", self._serve_grpc), name="agents")
             group.create_task(keep("joining", self._serve_joining), name="joining")

@@ -5,7 +5,7 @@ What is the same for all nodes (published ports, mesh peers, managers) is made o
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import TypeVar
 
@@ -124,8 +124,11 @@ def assignments_for(
     part: ClusterPart,
     networks: NetworkParts,
     confidences: Confidences,
+    drained: Callable[[Task], bool],
 ) -> Assignments:
     """The complete set for one node; empty for a node that is gone.
+
+    `drained` says of a task that is to stop whether it gets no new requests any more.
 
     Ended tasks stay in it as long as they are in the store: their containers and logs are kept.
     """
@@ -138,7 +141,8 @@ def assignments_for(
     for task in view.tasks_of_node(node):
         if task.status.state < TaskState.ASSIGNED:
             continue
-        tasks[task.id], needed = _assigned(view, task, found, confidences)
+        made = _assigned(view, task, found, confidences, drained=drained(task))
+        tasks[task.id], needed = made
         secrets.update((payload.id, payload) for payload in needed.secrets)
         configs.update((payload.id, payload) for payload in needed.configs)
     on = [networks.of(view, network) for network in networks_of_node(view, node)]
@@ -163,7 +167,7 @@ def assignments_for(
 
 
 def _assigned(
-    view: View, task: Task, node: Node, confidences: Confidences
+    view: View, task: Task, node: Node, confidences: Confidences, *, drained: bool
 ) -> tuple[AssignedTask, Needs]:
     spec = task.service_spec
     name = task.name
@@ -185,6 +189,7 @@ def _assigned(
         log_driver=spec.task_template.log_driver,
         registry_auth=confidences.credentials.get(task.service_id, ""),
         networks=task_networks(task),
+        drained=drained,
     )
     return assigned, needed
 

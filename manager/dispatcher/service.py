@@ -6,10 +6,11 @@ newer one, and stores what the agent says. The certificate says which node speak
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import grpc.aio
 import structlog
+from msgspec.structs import replace
 from typing_extensions import override
 
 from manager.dispatcher.assignments import (
@@ -21,6 +22,7 @@ from manager.dispatcher.assignments import (
     difference,
     portions,
 )
+from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.sessions import AgentSession, Sessions
 from manager.dispatcher.status import Report, StatusWriter
@@ -45,13 +47,14 @@ SILENCE_SECONDS = 3.0
 REGISTER_SECONDS = 10.0
 
 Requests = AsyncIterator[dispatcher_pb2.AgentMessage]
+Write = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
 Context = grpc.aio.ServicerContext[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage]
 
 
 class Dispatcher(DispatcherServicer):
     """Serves all sessions of this manager.
 
-    `confidences` gives what is stored sealed, opened.
+    `confidences` gives what is stored sealed, opened; `parts` are shared with `draining`.
     """
 
     def __init__(
@@ -60,13 +63,16 @@ class Dispatcher(DispatcherServicer):
         sessions: Sessions,
         statuses: StatusWriter,
         confidences: Callable[[], Confidences],
+        draining: Draining,
+        parts: NetworkParts,
     ) -> None:
         self._memory = memory
         self._sessions = sessions
         self._statuses = statuses
         self._confidences = confidences
         self._part: ClusterPart | None = None
-        self._networks = NetworkParts()
+        self._draining = draining
+        self._networks = parts
         memory.listen(self._on_events)
 
     # -- what changes wake whom
@@ -76,6 +82,7 @@ class Dispatcher(DispatcherServicer):
         touched: set[NetworkID] = set()
         for event in events:
             touched.update(self._networks.note(event))
+            self._draining.note(event)
             match event.object:
                 case Task():
                     self._on_task(event)
@@ -100,9 +107,11 @@ class Dispatcher(DispatcherServicer):
             self._wake_all()
 
     def _on_cluster(self, event: Event) -> None:
-        self._part = None
         if isinstance(event.object, Node):
+            if _only_applied(event):
+                return
             self._end_superseded(event.object)
+        self._part = None
         self._wake_all()
 
     def _end_superseded(self, node: Node) -> None:
@@ -126,16 +135,21 @@ class Dispatcher(DispatcherServicer):
     async def Session(  # type: ignore[override]
         self, request_iterator: Requests, context: Context
     ) -> None:
-        """Serve one agent until either side ends the stream or the session is superseded."""
+        """Serve the agent whose certificate came with the call."""
         node = NodeID(peer_of_call(context).node_id)
-        session = await self._register(node, request_iterator)
+        await self.converse(node, request_iterator, context.write)
+
+    async def converse(self, node: NodeID, requests: Requests, write: Write) -> None:
+        """Serve one agent until either side ends the stream or the session is superseded."""
+        session = await self._register(node, requests)
         try:
-            await context.write(_welcome(session))
-            await self._serve(session, request_iterator, context)
+            await write(_welcome(session))
+            await self._serve(session, requests, write)
         except* ClusterError as group:
             raise group.exceptions[0] from group
         finally:
             await self._sessions.close(session)
+            self._draining.wake()
             _log.info("session closed", node=node, session=session.id)
 
     @override
@@ -176,12 +190,12 @@ class Dispatcher(DispatcherServicer):
         except TimeoutError as error:
             raise Unavailable("this manager has not caught up yet", retry_after=1.0) from error
 
-    async def _serve(self, session: AgentSession, requests: Requests, context: Context) -> None:
+    async def _serve(self, session: AgentSession, requests: Requests, write: Write) -> None:
         """Read and write at once; the first of them to end, ends the other."""
         async with asyncio.TaskGroup() as group:
             parts = [
                 group.create_task(self._hear(session, requests), name="hear"),
-                group.create_task(self._tell(session, context), name="tell"),
+                group.create_task(self._tell(session, write), name="tell"),
                 group.create_task(self._watch_silence(session), name="silence"),
             ]
             await session.ended.wait()
@@ -204,7 +218,8 @@ class Dispatcher(DispatcherServicer):
                             report = from_message(message.described.report, NodeReport)
                             await self._sessions.describe(session, report)
                         case "applied":
-                            session.applied = message.applied.sequence
+                            session.progress.applied(message.applied.sequence)
+                            self._draining.wake()
                         case "resync":
                             session.told = None
                             session.wake()
@@ -236,12 +251,13 @@ class Dispatcher(DispatcherServicer):
         _log.warning("agent is silent", node=session.node, seconds=SILENCE_SECONDS)
         session.end()
 
-    async def _tell(self, session: AgentSession, context: Context) -> None:
+    async def _tell(self, session: AgentSession, write: Write) -> None:
         while True:
             for message in self._news(session):
-                await context.write(message)
+                await write(message)
             await session.woken.wait()
             session.woken.clear()
+            self._draining.wake()
 
     def _news(self, session: AgentSession) -> list[dispatcher_pb2.ManagerMessage]:
         """Acknowledgements, and the assignments if they have changed. Never awaits."""
@@ -250,7 +266,12 @@ class Dispatcher(DispatcherServicer):
         if self._part is None:
             self._part = cluster_part(self._memory)
         present = assignments_for(
-            self._memory, session.node, self._part, self._networks, self._confidences()
+            self._memory,
+            session.node,
+            self._part,
+            self._networks,
+            self._confidences(),
+            self._draining.drained,
         )
         whole = session.told is None
         change = (
@@ -260,7 +281,8 @@ class Dispatcher(DispatcherServicer):
             return news
         session.told = present
         session.sequence = 0 if whole else session.sequence
-        for part in portions(change):
+        *first, last = portions(change)
+        for part in (*first, last):
             session.sequence += 1
             message = dispatcher_pb2.ManagerMessage()
             assignments = message.assignments
@@ -268,6 +290,9 @@ class Dispatcher(DispatcherServicer):
             assignments.complete = session.sequence == 1
             assignments.sequence = session.sequence
             to_message(part, assignments.difference)
+            # Only with the last part of a set has an agent come to its revision.
+            revision = self._memory.revision if part is last else 0
+            session.progress.told(session.sequence, revision)
             news.append(message)
         return news
 
@@ -278,6 +303,16 @@ class Dispatcher(DispatcherServicer):
             epoch=self._memory.epoch,
             revision=self._memory.revision,
         )
+
+
+def _only_applied(event: Event) -> bool:
+    """Whether a manager only said what its sessions have applied: no news to any node."""
+    before, after = event.before, event.after
+    if not isinstance(before, Node) or not isinstance(after, Node):
+        return False
+    return before.applied != after.applied and replace(before, applied=None) == replace(
+        after, applied=None
+    )
 
 
 def _welcome(session: AgentSession) -> dispatcher_pb2.ManagerMessage:

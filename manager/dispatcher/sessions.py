@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from manager.dispatcher.drains import Progress
 from manager.dispatcher.presence import Presence
 from manager.store.barrier import Barrier
 from manager.store.codec import encode
@@ -27,10 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class AgentSession:
-    """One agent's session: what it was told last, and when it was heard last.
-
-    `applied`: the network of its host is as the message of this sequence wanted it.
-    """
+    """One agent's session: what it was told last and has applied, when it was heard last."""
 
     def __init__(self, node: NodeID, identity: str, revision: int, heard: float) -> None:
         self.node = node
@@ -39,7 +37,7 @@ class AgentSession:
         self.heard = heard
         self.told: Assignments | None = None
         self.sequence = 0
-        self.applied = 0
+        self.progress = Progress()
         self.acknowledged: list[int] = []
         self.woken = asyncio.Event()
         self.ended = asyncio.Event()
@@ -75,6 +73,7 @@ class Sessions:
         self._clock = clock
         self._ids = ids
         self._open: dict[NodeID, AgentSession] = {}
+        self._opening: dict[NodeID, int] = {}
         presence.on_loss(self.end_all)
 
     def open(self) -> Iterable[AgentSession]:
@@ -84,6 +83,11 @@ class Sessions:
     def of(self, node: NodeID) -> AgentSession | None:
         """The open session of a node on this manager."""
         return self._open.get(node)
+
+    @property
+    def opening(self) -> Iterable[NodeID]:
+        """Nodes whose session's key may be in the store already, though it is not open yet."""
+        return tuple(self._opening)
 
     async def register(self, node: NodeID, report: NodeReport, applied: Stamp) -> AgentSession:
         """Open a session; an older one of the node ends.
@@ -96,6 +100,16 @@ class Sessions:
             raise Unavailable("this manager has no quorum at present", retry_after=1.0)
         await self._barrier.reached()
         await self._memory.reached(applied.revision)
+        self._opening[node] = self._opening.get(node, 0) + 1
+        try:
+            return await self._opened(node, report, lease)
+        finally:
+            self._opening[node] -= 1
+            if not self._opening[node]:
+                del self._opening[node]
+
+    async def _opened(self, node: NodeID, report: NodeReport, lease: int) -> AgentSession:
+        """Write the session's key, and have the session from then on."""
         identity = self._ids.new()
         record = NodeSession(manager=self._manager, session=identity, since=self._clock.now())
         while True:

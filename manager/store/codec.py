@@ -86,6 +86,7 @@ def encode_object(thing: StoredObject) -> bytes:
             tunnel=(),
             session=None,
             spec_since=0,
+            applied=None,
         )
     return encode(bare)
 

@@ -230,6 +230,7 @@ def _stored_under(thing: StoredObject, key: bytes) -> Iterable[bytes]:
     if isinstance(thing, Node):
         yield keys.describe_key(thing.id).encode()
         yield keys.session_key(thing.id).encode()
+        yield keys.applied_key(thing.id).encode()
 
 
 def _specs(thing: StoredObject, before: StoredObject | None) -> Iterable[Op]:

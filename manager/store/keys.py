@@ -5,6 +5,7 @@
     spec/<service>/<version>       the ServiceSpec that tasks of that version were made from
     status/<task>                  what the agent reported of the task
     describe/<node> session/<node> what a node is, and which manager serves it
+    applied/<node>                 what the sessions of a manager have applied of what stops
     name/<kind>/<name>             guard: the object that holds the name
     port/<protocol>/<port>         guard: the service that holds the published port
     subnet/<subnet>                guard: the node that holds the subnet
@@ -63,6 +64,10 @@ def describe_key(node: str) -> str:
 
 def session_key(node: str) -> str:
     return f"{ROOT}session/{node}"
+
+
+def applied_key(manager: str) -> str:
+    return f"{ROOT}applied/{manager}"
 
 
 def mutation_key(mutation: str) -> str:

@@ -18,6 +18,7 @@ from manager.store.tables import Tables
 from shoal.model.changes import Event
 from shoal.model.ids import NodeID, ServiceID
 from shoal.model.objects import (
+    Applied,
     Cluster,
     Config,
     Network,
@@ -46,6 +47,7 @@ _PARTS: dict[str, type] = {
     "status": TaskStatus,
     "describe": NodeReport,
     "session": NodeSession,
+    "applied": Applied,
     "spec": ServiceSpec,
     **_PLAIN,
 }
@@ -171,7 +173,7 @@ class Memory(Tables):
                 return self._rejoin(identity, self._version(identity))
             case "task" | "status":
                 return self._rejoin(identity, self._task(identity))
-            case "node" | "describe" | "session":
+            case "node" | "describe" | "session" | "applied":
                 return self._rejoin(identity, self._node(identity))
             case _:
                 thing = self._plain(entry.key)
@@ -247,6 +249,9 @@ class Memory(Tables):
             )
         if session is not None:
             node = msgspec.structs.replace(node, session=session.record)
+        applied = self._parts.get(keys.applied_key(identity))
+        if applied is not None:
+            node = msgspec.structs.replace(node, applied=applied.record)
         return node
 
 

@@ -11,6 +11,7 @@ the store joins them, deciders and REST see them whole:
     node/<id>          Node less the below   control, leader
     describe/<id>      NodeReport            the dispatcher
     session/<id>       NodeSession           the dispatcher, under its manager's lease
+    applied/<id>       Applied               the dispatcher of that manager, under its lease
 
 Instants are aware UTC datetimes, durations integer nanoseconds, sizes bytes. `version` is the
 greatest store revision of the parts; `guard` the revision of the part that writers compare.
@@ -109,6 +110,16 @@ class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     since: datetime = EPOCH
 
 
+class Applied(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a manager says of tasks that stop on nodes with sessions elsewhere.
+
+    `tasks`: those that all its own sessions, as of `revision`, send no new requests to.
+    """
+
+    revision: int = 0
+    tasks: tuple[TaskID, ...] = ()
+
+
 class ManagerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A manager node's address (host:port of its gRPC) and its store member's id (hex)."""
 
@@ -142,6 +153,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     tunnel: tuple[TunnelKey, ...] = ()
     session: NodeSession | None = None
     spec_since: int = 0
+    applied: Applied | None = None
 
     @property
     def role_told(self) -> NodeRole:

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from manager.ca.authority import ClusterAuthority, Subject
 from manager.dispatcher.assignments import Confidences
+from manager.dispatcher.draining import Draining
+from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.presence import Presence
 from manager.dispatcher.service import ACCESS, Dispatcher
 from manager.dispatcher.sessions import Sessions
@@ -149,8 +151,15 @@ class Lab:
         barrier = Barrier(store, self.memory.reached)
         sessions = Sessions(store, self.memory, barrier, presence, node, CLOCK, self.ids)
         statuses = StatusWriter(store, self.memory)
+        parts = NetworkParts()
+        draining = Draining(store, self.memory, sessions, presence, parts, node)
         dispatcher = Dispatcher(
-            self.memory, sessions, statuses, lambda: Confidences({}, lambda secret: b"")
+            self.memory,
+            sessions,
+            statuses,
+            lambda: Confidences({}, lambda secret: b""),
+            draining,
+            parts,
         )
         server = rpc.server(current, ACCESS, CLOCK)
         add_DispatcherServicer_to_server(dispatcher, server)
@@ -162,6 +171,7 @@ class Lab:
             async with stoppable_group() as group:
                 group.start(presence.run(), name="presence")
                 group.start(statuses.run(), name="statuses")
+                group.start(draining.run(), name="draining")
                 await until(lambda: presence.lease is not None)
                 yield ManagerAddress(node_id=node, address=address), sessions
                 group.stop()

@@ -151,18 +151,18 @@ async def test_the_manager_hears_when_the_network_is_as_told(lab: Lab, rig: Rig)
         await until(lambda: sessions.of(rig.node) is not None)
         session = sessions.of(rig.node)
         assert session is not None
-        await until(lambda: 0 < session.sequence == session.applied)
+        await until(lambda: 0 < session.sequence == session.progress.sequence)
         rig.network.broken = True
         task = await lab.add_task(rig.node)  # that is no matter of the network
         await until(lambda: lab.status(task).state is TaskState.RUNNING)
-        await until(lambda: session.sequence == session.applied)
+        await until(lambda: session.sequence == session.progress.sequence)
         cluster = lab.memory.cluster()
         assert cluster is not None
         await lab.commit(Update(replace(cluster, data_path_port=4790)))
         await until(lambda: rig.network.failures > 0)
-        assert session.applied < session.sequence
+        assert session.progress.sequence < session.sequence
         rig.network.broken = False
-        await until(lambda: session.applied == session.sequence)
+        await until(lambda: session.progress.sequence == session.sequence)
 
 
 async def test_removal_is_obeyed_and_reported(lab: Lab, rig: Rig) -> None:

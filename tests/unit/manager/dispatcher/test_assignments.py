@@ -50,8 +50,9 @@ INGRESS = PortConfig(protocol="tcp", target_port=80, published_port=80, publish_
 
 def told(*things: StoredObject, node: NodeID = N1) -> Assignments:
     view = tables(*things)
+    part = cluster_part(view)
     confidences = Confidences({ServiceID("s1"): "login"}, lambda secret: b"")
-    return assignments_for(view, node, cluster_part(view), NetworkParts(), confidences)
+    return assignments_for(view, node, part, NetworkParts(), confidences, lambda task: False)
 
 
 def test_published_ports_lead_to_the_tasks_that_serve() -> None:

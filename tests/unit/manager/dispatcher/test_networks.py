@@ -61,8 +61,9 @@ class Told:
         return self.put(msgspec.structs.replace(found, status=status, **more))
 
     def at(self, name: NodeID) -> Assignments:
+        part = cluster_part(self.view)
         return assignments_for(
-            self.view, name, cluster_part(self.view), self.parts, NOTHING_SEALED
+            self.view, name, part, self.parts, NOTHING_SEALED, lambda task: not task.wanted
         )
 
 
@@ -201,7 +202,9 @@ def test_a_thousand_endpoints_on_five_nodes_are_cheap_to_change() -> None:
     cluster.move("t0500", TaskState.RUNNING, desired_state=TaskState.SHUTDOWN)
     part = cluster_part(cluster.view)
     for name in (N1, N2, N3):
-        told = assignments_for(cluster.view, name, part, cluster.parts, NOTHING_SEALED)
+        told = assignments_for(
+            cluster.view, name, part, cluster.parts, NOTHING_SEALED, lambda _: False
+        )
         sent = difference(before[name], told)
         assert sent is not None
         assert [one.task_id for one in sent.endpoints] == ["t0500"]

@@ -55,7 +55,8 @@ def told(of: Task, template: str = TEMPLATE, *, secret: bool = True) -> Assignme
     made = Config(id=ConfigID("c2"), name="made", data=template.encode(), templating="golang")
     view.put(made)
     confidences = Confidences({}, lambda found: b"opened " + found.sealed)
-    return assignments_for(view, NODE, ClusterPart(), NetworkParts(), confidences)
+    part, parts = ClusterPart(), NetworkParts()
+    return assignments_for(view, NODE, part, parts, confidences, lambda task: False)
 
 
 def test_payloads_are_opened_and_expanded_for_a_task() -> None:
