@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from agent.attaching import AttachmentClient, Place, Wish
 from agent.membership import ClusterAgent
 from agent.renewal import CertificateClient
 from proto import members_pb2, members_pb2_grpc
@@ -37,7 +38,7 @@ from shoal.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from shoal.model.ids import NodeID
+from shoal.model.ids import NodeID, TaskID
 from shoal.model.names import Wire
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ _log = structlog.get_logger(__name__)
 FOUND_SECONDS = 60.0
 JOIN_SECONDS = 20.0
 LEAVE_SECONDS = 10.0
+TOLD_SECONDS = 10.0
 ALREADY = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and'
     " join another one."
@@ -97,6 +99,8 @@ class HostCluster:
         self._chance = chance
         self._store = IdentityStore(Path(config.state) / "identity")
         self._agent: ClusterAgent | None = None
+        self._attaching: AttachmentClient | None = None
+        self._news = asyncio.Event()
         self._current: CurrentIdentity | None = None
         self._renewal: Renewal | None = None
         self._present = asyncio.Event()
@@ -186,6 +190,7 @@ class HostCluster:
         first = [ManagerAddress(node_id=NodeID(""), address=each) for each in managers]
         agent = self._make(self.config, current, first, self._on_told)
         ask = CertificateClient(current, agent.manager_addresses)
+        self._attaching = AttachmentClient(current, agent.manager_addresses)
         self._current, self._agent = current, agent
         self._renewal = Renewal(current, self._store, ask.renew, self._clock, self._chance)
         self._removed = ""
@@ -195,6 +200,8 @@ class HostCluster:
 
     def _on_told(self, told: Assignments) -> None:
         """A role that differs from the certificate's is fetched by a new certificate."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
         if self._current is None or self._renewal is None:
             return
         if told.role != self._current.get().role.value:
@@ -332,7 +339,7 @@ class HostCluster:
                 await self._ended.wait()
             await self._stop_manager()
             await agent.leave()
-            self._agent = self._current = self._renewal = None
+            self._agent = self._current = self._renewal = self._attaching = None
             self._gone.set()
             self._removed = ""
             await asyncio.to_thread(self._store.remove)
@@ -353,6 +360,51 @@ class HostCluster:
                 _log.warning("still a member of the store", manager=address, reason=str(error))
             else:
                 return
+
+    # -- containers of persons on the cluster's networks
+
+    async def attach_network(self, wish: Wish) -> Place:
+        """Have a place for a container on an attachable network, and know it.
+
+        Asked again for the same container and network, even after a restart, the answer is the
+        same place. The kernel's part is the engine's: this host has been told of the network.
+        Raises what `AttachmentClient.attach` does.
+        """
+        attaching = self._attaching
+        if attaching is None:
+            raise NotFound(f"network {wish.network} not found")
+        task = await attaching.attach(wish)
+        try:
+            async with asyncio.timeout(TOLD_SECONDS):
+                while (place := self._place(task)) is None:
+                    await self._news.wait()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"no manager has told this node of its place on network {wish.network} yet",
+                retry_after=1.0,
+            ) from error
+        return place
+
+    async def detach_network(self, task: TaskID) -> None:
+        """Give a container's place back; it has left the network or is gone. Idempotent."""
+        if self._attaching is not None:
+            await self._attaching.detach(task)
+
+    def places(self) -> dict[TaskID, str]:
+        """The places that containers of this host have, and whose they are by container id.
+
+        What is in it and has no container any more is to be detached.
+        """
+        return {task.id: task.attached for task in self.told().tasks.values() if task.attached}
+
+    def _place(self, task: TaskID) -> Place | None:
+        told = self.told()
+        found = told.tasks.get(task)
+        if found is None or not found.networks:
+            return None
+        (place,) = found.networks
+        network = told.networks.get(place.network_id)
+        return Place(task=task, network=network, place=place) if network is not None else None
 
     def _must_be_free(self) -> None:
         if self._agent is not None:

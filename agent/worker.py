@@ -191,6 +191,8 @@ class Worker:
 
     def _take_tasks(self, told: Assignments) -> None:
         for task in told.tasks.values():
+            if task.attached:
+                continue  # a person's container: the engine's to run
             manager = self._managers.get(task.id)
             if manager is not None:
                 manager.update(task)

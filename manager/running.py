@@ -15,8 +15,10 @@ from manager.admission import ACCESS as MEMBERS_ACCESS
 from manager.admission import AdmissionService, Roster
 from manager.ca.service import ACCESS as CA_ACCESS
 from manager.ca.service import CertificateService
+from manager.control.attachments import Attachments
 from manager.control.credentials import registry_auth_of
 from manager.control.payloads import secret_bytes
+from manager.control.writing import Writer
 from manager.dispatcher.assignments import Confidences
 from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkParts
@@ -103,6 +105,7 @@ class RunningManager:
             self._confidences,
             self._draining,
             parts,
+            Attachments(Writer(kv, self.memory, self.barrier, ids), self.memory, clock),
         )
         self._certificates = CertificateService(
             CertificateTrust(self.authorities, self.memory, self.barrier), clock

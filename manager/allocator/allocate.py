@@ -61,7 +61,7 @@ def _why_unallocated(view: View, service: Service) -> str | None:
 def attach(view: View, giver: Giver, task: Task) -> tuple[NetworkAttachment, ...] | str:
     """A place on each network of the task, or the sentence of the one that has none left."""
     found: list[NetworkAttachment] = []
-    for one in task.spec.networks:
+    for one in task.network_wishes:
         network = view.network(NetworkID(one.target))
         lack = networks.why_unallocated(view, network, one.target)
         if network is None or lack is not None:

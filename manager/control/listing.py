@@ -71,7 +71,10 @@ def count_tasks(view: View, service: Service) -> Counts:
 
 
 def list_tasks(view: View, filters: Filters) -> list[Task]:
-    """Tasks that pass; services and nodes by id, name or start of id, 404 if there is none."""
+    """Tasks that pass; services and nodes by id, name or start of id, 404 if there is none.
+
+    A person's container on a network is in no list.
+    """
     services = {find_service(view, text).id for text in filters.get("service")}
     nodes = {find_node(view, text).id for text in filters.get("node")}
     desired = {_desired(text) for text in filters.get("desired-state")}
@@ -81,7 +84,7 @@ def list_tasks(view: View, filters: Filters) -> list[Task]:
         source = [task for one in sorted(services) for task in view.tasks_of_service(one)]
     elif nodes:
         source = [task for one in sorted(nodes) for task in view.tasks_of_node(one)]
-    tests: list[Callable[[Task], bool]] = []
+    tests: list[Callable[[Task], bool]] = [lambda task: task.attached is None]
     if nodes:
         tests.append(lambda task: task.node_id in nodes)
     if desired:

@@ -153,12 +153,19 @@ def users_of(view: View, network: Network) -> tuple[list[Service], list[Task]]:
         for task in view.tasks_on_network(network.id)
         if task.wanted and task.service_id not in named and _stays(view, task)
     ]
-    return services, tasks
+    return services, [*tasks, *_attached(view, network)]
 
 
 def _stays(view: View, task: Task) -> bool:
     """A task of a service that is gone is about to stop, whether it was told yet or not."""
-    return not task.service_id or view.service(task.service_id) is not None
+    return view.service(task.service_id) is not None
+
+
+def _attached(view: View, network: Network) -> Iterable[Task]:
+    """Persons' containers on it, whether they have their addresses yet or not."""
+    for task in view.attached_tasks():
+        if task.attached is not None and task.attached.network_id == network.id:
+            yield task
 
 
 def in_use(view: View, network: Network) -> bool:
@@ -179,10 +186,14 @@ def check_unused(view: View, network: Network) -> None:
         word = "service" if len(services) == 1 else "services"
         names = ", ".join(service.spec.name for service in services)
         raise precondition(f"network {network.name} is in use by {word} {names}")
-    if tasks:
-        word = "task" if len(tasks) == 1 else "tasks"
-        names = ", ".join(task.name for task in tasks)
-        raise precondition(f"network {network.name} is in use by {word} {names}")
+    for word, users in (
+        ("task", [task for task in tasks if task.attached is None]),
+        ("container", [task for task in tasks if task.attached is not None]),
+    ):
+        if users:
+            word += "s" if len(users) > 1 else ""
+            names = ", ".join(task.name for task in users)
+            raise precondition(f"network {network.name} is in use by {word} {names}")
 
 
 def _publishes(service: Service) -> bool:

@@ -52,9 +52,10 @@ class Nodes:
         def decide() -> tuple[Group, None]:
             node = find_node(self._memory, text)
             _check_removal(node, force=force)
+            tasks = self._memory.tasks_of_node(node.id)
             orphans: list[Change] = [
-                Update(self._orphaned(task))
-                for task in self._memory.tasks_of_node(node.id)
+                Update(self._orphaned(task)) if task.attached is None else Delete(task)
+                for task in tasks
                 if not task.ended
             ]
             return Group((*orphans, Delete(node)), f"node {node_name(node)} removed"), None

@@ -183,13 +183,14 @@ def _assigned(
         slot=task.slot,
         desired_state=task.desired_state,
         container=needed.container,
-        labels={**container.labels, **system_labels(task, name)},
+        labels={**container.labels, **system_labels(task, name)} if task.service_id else {},
         resources=spec.task_template.resources,
         ports=_host_ports(task),
         log_driver=spec.task_template.log_driver,
         registry_auth=confidences.credentials.get(task.service_id, ""),
         networks=task_networks(task),
         drained=drained,
+        attached=task.attached.container_id if task.attached is not None else "",
     )
     return assigned, needed
 

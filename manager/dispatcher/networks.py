@@ -140,9 +140,15 @@ def _facts(thing: StoredObject | None) -> object:
     """What others on its networks are told of a task."""
     if not isinstance(thing, Task) or not located(thing):
         return None
-    container = thing.status.container
-    identity = container.container_id if container is not None else ""
-    return (thing.networks, thing.node_id, serves(thing), identity)
+    return (thing.networks, thing.node_id, serves(thing), _container_id(thing))
+
+
+def _container_id(task: Task) -> str:
+    """The container that it runs, or that it stands for."""
+    if task.attached is not None:
+        return task.attached.container_id
+    started = task.status.container
+    return started.container_id if started is not None else ""
 
 
 def _networks_of_task(thing: StoredObject | None) -> Iterable[NetworkID]:
@@ -241,10 +247,11 @@ def _origin(
 def _endpoint(task: Task, node: Node, place: NetworkAttachment) -> NetworkEndpoint:
     container = task.spec.container_spec
     hostname = container.hostname if container is not None else ""
-    started = task.status.container
     names = [task.name]
-    if started is not None and started.container_id:
-        names.append(started.container_id[:12])
+    if identity := _container_id(task):
+        names.append(identity[:12])
+    if task.attached is not None:
+        names.extend(task.attached.aliases)
     if hostname:
         names.append(expand(hostname, context_of(task, node)))
     return NetworkEndpoint(

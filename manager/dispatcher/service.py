@@ -13,6 +13,7 @@ import structlog
 from msgspec.structs import replace
 from typing_extensions import override
 
+from manager.control.attachments import Attachments, Wish
 from manager.dispatcher.assignments import (
     ClusterPart,
     Confidences,
@@ -32,16 +33,20 @@ from proto.convert import from_message, to_message
 from proto.dispatcher_pb2_grpc import DispatcherServicer
 from shoal.common.certificates import Role
 from shoal.common.rpc import EVERY_ROLE
-from shoal.common.tls import peer_of_call
+from shoal.common.tls import Call, peer_of_call
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Event
-from shoal.model.errors import ClusterError, InvalidArgument, Unavailable, Unimplemented
+from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
 from shoal.model.ids import NetworkID, NodeID, TaskID
 from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
 
 _log = structlog.get_logger(__name__)
 
-ACCESS: Mapping[str, frozenset[Role]] = {"/shoal.Dispatcher/Session": EVERY_ROLE}
+ACCESS: Mapping[str, frozenset[Role]] = {
+    "/shoal.Dispatcher/Session": EVERY_ROLE,
+    "/shoal.Dispatcher/AttachNetwork": EVERY_ROLE,
+    "/shoal.Dispatcher/DetachNetwork": EVERY_ROLE,
+}
 HEARTBEAT_SECONDS = 1.0
 SILENCE_SECONDS = 3.0
 REGISTER_SECONDS = 10.0
@@ -65,6 +70,7 @@ class Dispatcher(DispatcherServicer):
         confidences: Callable[[], Confidences],
         draining: Draining,
         parts: NetworkParts,
+        attachments: Attachments,
     ) -> None:
         self._memory = memory
         self._sessions = sessions
@@ -73,6 +79,7 @@ class Dispatcher(DispatcherServicer):
         self._part: ClusterPart | None = None
         self._draining = draining
         self._networks = parts
+        self._attachments = attachments
         memory.listen(self._on_events)
 
     # -- what changes wake whom
@@ -136,8 +143,7 @@ class Dispatcher(DispatcherServicer):
         self, request_iterator: Requests, context: Context
     ) -> None:
         """Serve the agent whose certificate came with the call."""
-        node = NodeID(peer_of_call(context).node_id)
-        await self.converse(node, request_iterator, context.write)
+        await self.converse(_caller(context), request_iterator, context.write)
 
     async def converse(self, node: NodeID, requests: Requests, write: Write) -> None:
         """Serve one agent until either side ends the stream or the session is superseded."""
@@ -160,7 +166,18 @@ class Dispatcher(DispatcherServicer):
             dispatcher_pb2.AttachNetworkRequest, dispatcher_pb2.AttachNetworkReply
         ],
     ) -> dispatcher_pb2.AttachNetworkReply:
-        raise Unimplemented("containers cannot join a cluster network by hand yet")
+        """Give a container of the calling node a place on an attachable network."""
+        wish = Wish(
+            network=request.network,
+            container_id=request.container_id,
+            container_name=request.container_name,
+            aliases=tuple(request.aliases),
+            addresses=tuple(request.addresses),
+        )
+        task = await self._attachments.attach(_caller(context), wish)
+        return dispatcher_pb2.AttachNetworkReply(
+            task_id=task.id, network_id=task.networks[0].network_id
+        )
 
     @override
     async def DetachNetwork(
@@ -170,7 +187,9 @@ class Dispatcher(DispatcherServicer):
             dispatcher_pb2.DetachNetworkRequest, dispatcher_pb2.DetachNetworkReply
         ],
     ) -> dispatcher_pb2.DetachNetworkReply:
-        raise Unimplemented("containers cannot join a cluster network by hand yet")
+        """Take that place back."""
+        await self._attachments.detach(_caller(context), TaskID(request.task_id))
+        return dispatcher_pb2.DetachNetworkReply()
 
     async def _register(self, node: NodeID, requests: Requests) -> AgentSession:
         try:
@@ -303,6 +322,11 @@ class Dispatcher(DispatcherServicer):
             epoch=self._memory.epoch,
             revision=self._memory.revision,
         )
+
+
+def _caller(context: Call) -> NodeID:
+    """The node whose certificate came with a call."""
+    return NodeID(peer_of_call(context).node_id)
 
 
 def _only_applied(event: Event) -> bool:

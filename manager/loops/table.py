@@ -6,7 +6,7 @@ over. A row later in the table sees in the same pass what an earlier one has jus
 
 from collections.abc import Iterable
 
-from manager.allocator import allocate, networks, ports, subnets, virtual_ips
+from manager.allocator import allocate, attachments, networks, ports, subnets, virtual_ips
 from manager.loops.loop import Row
 from manager.orchestrator import (
     enforcer,
@@ -54,7 +54,7 @@ def _services(view: View) -> Iterable[str]:
 def _services_of_tasks(view: View) -> Iterable[str]:
     """Services that are there, and those that only their tasks remember."""
     found: dict[str, None] = dict.fromkeys(service.id for service in view.services())
-    found.update(dict.fromkeys(task.service_id for task in view.tasks()))
+    found.update(dict.fromkeys(t.service_id for t in view.tasks() if t.service_id))
     return found
 
 
@@ -106,8 +106,13 @@ def turned(event: Event) -> bool:
 def _tasks_turned(event: Event, view: View) -> Iterable[str]:
     """A service, by itself or by a task of it."""
     if isinstance(event.object, Task):
-        return (event.object.service_id,) if turned(event) else ()
+        return _service_of(event.object) if turned(event) else ()
     return _service_changed(event, view)
+
+
+def _service_of(task: Task) -> Iterable[str]:
+    """Its service; a person's container has none."""
+    return (task.service_id,) if task.service_id else ()
 
 
 def _replicated(event: Event, view: View) -> Iterable[str]:
@@ -150,10 +155,27 @@ def _new_tasks(event: Event, view: View) -> Iterable[str]:
         found.update(dict.fromkeys(_ports(event, view)))
     after = event.after
     if isinstance(after, Task) and after.status.state is TaskState.NEW:
-        found[after.service_id] = None
+        found.update(dict.fromkeys(_service_of(after)))
     for network in _let_go(event):
         found.update(dict.fromkeys(view.network_use(network).waiting))
     return found
+
+
+def _attachments(event: Event, view: View) -> Iterable[str]:
+    """A new attachment by hand, and those that wait for what came free."""
+    found: dict[str, None] = {}
+    if isinstance(event.object, Task) and event.object.attached is not None:
+        found[event.object.id] = None
+    networks_let_go = set(_let_go(event))
+    if networks_let_go:
+        for task in view.attached_tasks():
+            if task.attached is not None and task.attached.network_id in networks_let_go:
+                found[task.id] = None
+    return found
+
+
+def _attached(view: View) -> Iterable[str]:
+    return [task.id for task in view.attached_tasks()]
 
 
 def _let_go(event: Event) -> Iterable[NetworkID]:
@@ -182,7 +204,7 @@ def _virtual_ips(event: Event, view: View) -> Iterable[str]:
         found[event.object.id] = None
     for network in _let_go(event):
         if isinstance(event.object, Task):
-            found[event.object.service_id] = None
+            found.update(dict.fromkeys(_service_of(event.object)))
         for service in view.services_on_network(network):
             if virtual_ips.lacking(view, service):
                 found[service.id] = None
@@ -269,6 +291,7 @@ TABLE: tuple[Row, ...] = (
     Row("ports", _ports, _services, ports.decide),
     Row("virtual IPs", _virtual_ips, _services, virtual_ips.decide),
     Row("allocate", _new_tasks, _services, allocate.decide),
+    Row("attachments", _attachments, _attached, attachments.decide),
     Row("subnets", _subnets, _one, subnets.decide),
     Row("schedule", _scheduler, _one, schedule.decide),
     Row("reaper", _reaped, _services_of_tasks, reaper.decide),

@@ -72,7 +72,10 @@ def _history(slot: Sequence[Task], service: Service, limit: int) -> Iterable[Tas
 
 
 def orphan(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
-    """Tasks of a node that was removed, or down for a day, are orphaned."""
+    """Tasks of a node that was removed, or down for a day, are orphaned.
+
+    Persons' containers on its networks are let go with the node, and no earlier.
+    """
     del ids
     node_id = NodeID(key)
     node = view.node(node_id)
@@ -82,12 +85,14 @@ def orphan(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
         if now < node.down_since + ORPHANED_AFTER:
             return Decision(wake_at=node.down_since + ORPHANED_AFTER)
     why = "its node was removed" if node is None else "its node has been down for a day"
-    groups = tuple(
-        Group((Update(_orphaned(task, why, now)),), reason=why)
-        for task in view.tasks_of_node(node_id)
-        if not task.ended
-    )
-    return Decision(groups=groups) if groups else NOTHING
+    groups: list[Group] = []
+    for task in view.tasks_of_node(node_id):
+        if task.attached is None:
+            if not task.ended:
+                groups.append(Group((Update(_orphaned(task, why, now)),), reason=why))
+        elif node is None:
+            groups.append(Group((Delete(task),), reason=why))
+    return Decision(groups=tuple(groups)) if groups else NOTHING
 
 
 def _orphaned(task: Task, why: str, now: datetime) -> Task:

@@ -16,6 +16,7 @@ from shoal.model.errors import Internal
 from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import (
     EPOCH,
+    Attached,
     NetworkAttachment,
     Node,
     StoredObject,
@@ -48,6 +49,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     start_after: datetime | None = None
     replaces: TaskID | None = None
     reason: str = ""
+    attached: Attached | None = None
 
 
 _TASK_FIELDS = TaskRecord.__struct_fields__
@@ -122,4 +124,5 @@ def join_task(
         start_after=record.start_after,
         replaces=record.replaces,
         reason=record.reason,
+        attached=record.attached,
     )

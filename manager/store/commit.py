@@ -135,10 +135,10 @@ class Commit:
         into.ops.extend(DeleteRange(guard.encode()) for guard in sorted(held - wanted))
 
     def _referents(self, thing: StoredObject, before: StoredObject | None) -> Iterable[Compare]:
-        """What a service newly refers to must be there as memory knows it."""
-        if not isinstance(thing, Service):
+        """What it newly refers to must be there as memory knows it."""
+        if not isinstance(thing, Service | Task):
             return
-        known = keys.references(before) if isinstance(before, Service) else {}
+        known = keys.references(before) if isinstance(before, Service | Task) else {}
         for key in sorted(keys.references(thing)):
             if key not in known:
                 part = self._memory.part(key)

@@ -10,7 +10,7 @@
     port/<protocol>/<port>         guard: the service that holds the published port
     subnet/<subnet>                guard: the node that holds the subnet
     joined/<key digest>            guard: the node that joined with that key
-    ref/<kind>/<id>/<service>      guard: that service refers to that object
+    ref/<kind>/<id>/<service>      guard: that service (or attached task) refers to that object
     mutation/<id>                  what became of a write, kept for 10 to 20 minutes
 
 Everything stands under `shoal/`, but for the key of the election, `leader`.
@@ -101,6 +101,8 @@ def guard_keys(thing: StoredObject) -> frozenset[str]:
             return frozenset()
         case Network() | Secret() | Config():
             return frozenset({name_key(TABLES[type(thing)], thing.name)})
+        case Task() if thing.attached is not None:
+            return frozenset(prefix + thing.id for prefix in references(thing).values())
         case Node():
             held = {f"{ROOT}subnet/{thing.subnet}"} if thing.subnet else set()
             if thing.key_digest:
@@ -110,10 +112,19 @@ def guard_keys(thing: StoredObject) -> frozenset[str]:
             return frozenset()
 
 
-def references(service: Service) -> dict[str, str]:
-    """Keys of the objects that a service refers to -> prefix of their reference guards."""
+def references(thing: Service | Task) -> dict[str, str]:
+    """Keys of the objects that it refers to -> prefix of their reference guards.
+
+    A service refers to networks, secrets and configs; a task only where it stands for a
+    person's container, to that one's network.
+    """
     found: dict[str, str] = {}
-    container = service.spec.task_template.container_spec
+    if isinstance(thing, Task):
+        if thing.attached is not None:
+            network = thing.attached.network_id
+            found[f"{ROOT}network/{network}"] = reference_prefix("network", network)
+        return found
+    container = thing.spec.task_template.container_spec
     if container is not None:
         for secret in container.secrets:
             found[f"{ROOT}secret/{secret.secret_id}"] = reference_prefix(
@@ -123,6 +134,6 @@ def references(service: Service) -> dict[str, str]:
             found[f"{ROOT}config/{config.config_id}"] = reference_prefix(
                 "config", config.config_id
             )
-    for network in service.spec.task_template.networks:
-        found[f"{ROOT}network/{network.target}"] = reference_prefix("network", network.target)
+    for one in thing.spec.task_template.networks:
+        found[f"{ROOT}network/{one.target}"] = reference_prefix("network", one.target)
     return found

@@ -56,11 +56,14 @@ def _index_keys(thing: StoredObject) -> list[tuple[str, str]]:
     """The buckets an object is found in, as (index, key)."""
     match thing:
         case Task():
-            found: list[tuple[str, str]] = [("service of", thing.service_id)]
+            if thing.attached is not None:
+                found = [("attached", "")]
+            else:
+                found = [("service of", thing.service_id)]
+                if thing.status.state <= TaskState.PENDING and thing.wanted:
+                    found.append(("pending", ""))
             if thing.node_id is not None:
                 found.append(("node of", thing.node_id))
-            if thing.status.state <= TaskState.PENDING and thing.wanted:
-                found.append(("pending", ""))
             if thing.networks and not thing.ended:
                 found.extend(("task on", one.network_id) for one in thing.networks)
             return found
@@ -163,6 +166,9 @@ class Tables:
     def pending_tasks(self) -> Iterable[Task]:
         return self.bucket("pending")
 
+    def attached_tasks(self) -> Sequence[Task]:
+        return self.bucket("attached")
+
     def network(self, network: NetworkID) -> Network | None:
         return self._typed(network, Network)
 
@@ -255,6 +261,8 @@ class Tables:
     def _count(self, task: Task, sign: int) -> None:
         if task.node_id is None or task.ended or task.status.state < TaskState.ASSIGNED:
             return
+        if task.attached is not None:
+            return  # a person's container takes nothing that tasks are placed by
         own = self._totals.get(task.node_id)
         if own is None:
             own = self._totals[task.node_id] = _copy(self.totals(task.node_id))

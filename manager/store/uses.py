@@ -62,7 +62,9 @@ def _held_by_task(task: Task) -> Held:
                 (one.network_id, address) for one in task.networks for address in one.addresses
             )
         )
-    if task.status.state is TaskState.NEW and task.status.err and task.wanted:
+    if task.status.state is TaskState.NEW and task.status.err and task.attached is None:
+        if not task.wanted:
+            return NOTHING_HELD
         targets = dict.fromkeys(NetworkID(one.target) for one in task.spec.networks)
         return Held(waits_for=tuple(targets), waiting=task.service_id)
     return NOTHING_HELD

@@ -28,7 +28,13 @@ from shoal.model.spec.cluster import ClusterSpec
 from shoal.model.spec.network import NetworkSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import EndpointSpec, PortConfig, ServiceSpec
-from shoal.model.spec.task import GenericResource, Platform, Resources, TaskSpec
+from shoal.model.spec.task import (
+    GenericResource,
+    NetworkAttachmentConfig,
+    Platform,
+    Resources,
+    TaskSpec,
+)
 from shoal.model.states import NodeRole, NodeState, TaskState, UpdateState, is_terminal
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -283,6 +289,19 @@ class NetworkAttachment(
     aliases: tuple[str, ...] = ()
 
 
+class Attached(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A person's container on a node, which wants to be on a network.
+
+    `addresses` are those it asks for, without prefix length; of a family without one, any.
+    """
+
+    network_id: NetworkID
+    container_id: str
+    container_name: str
+    aliases: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
 class Task(Object, frozen=True, kw_only=True, gc=False):
     """One attempt to run one slot of a service on one node; never reused, never moved.
 
@@ -292,6 +311,8 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
     `replaces`: the task of the same slot that it follows. It waits for the end of one that is
     to stop, and ends one that is still wanted when it runs itself (start-first).
     `reason`: why the leader made it, or why it is to stop.
+    `attached`: it stands for a person's container, has no service and nothing to run: its node
+    made it, and it lasts until that node wants it no more or is removed.
     """
 
     id: TaskID
@@ -308,6 +329,7 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
     start_after: datetime | None = None
     replaces: TaskID | None = None
     reason: str = ""
+    attached: Attached | None = None
 
     @property
     def spec(self) -> TaskSpec:
@@ -316,8 +338,21 @@ class Task(Object, frozen=True, kw_only=True, gc=False):
 
     @property
     def name(self) -> str:
-        """`web.1.<id>`; a global service's tasks carry their node's id for the slot."""
+        """`web.1.<id>`; a global service's tasks carry their node's id for the slot.
+
+        One that stands for a person's container has that one's name.
+        """
+        if self.attached is not None:
+            return self.attached.container_name
         return f"{self.service_spec.name}.{self.slot or self.node_id}.{self.id}"
+
+    @property
+    def network_wishes(self) -> tuple[NetworkAttachmentConfig, ...]:
+        """The networks, by id, that it is to have a place on."""
+        if self.attached is None:
+            return self.spec.networks
+        target, aliases = self.attached.network_id, self.attached.aliases
+        return (NetworkAttachmentConfig(target=target, aliases=aliases),)
 
     @property
     def ended(self) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from manager.ca.authority import ClusterAuthority, Subject
+from manager.control.attachments import Attachments
+from manager.control.writing import Writer
 from manager.dispatcher.assignments import Confidences
 from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkParts
@@ -153,6 +155,8 @@ class Lab:
         statuses = StatusWriter(store, self.memory)
         parts = NetworkParts()
         draining = Draining(store, self.memory, sessions, presence, parts, node)
+        writer = Writer(store, self.memory, barrier, self.ids)
+        attachments = Attachments(writer, self.memory, CLOCK)
         dispatcher = Dispatcher(
             self.memory,
             sessions,
@@ -160,6 +164,7 @@ class Lab:
             lambda: Confidences({}, lambda secret: b""),
             draining,
             parts,
+            attachments,
         )
         server = rpc.server(current, ACCESS, CLOCK)
         add_DispatcherServicer_to_server(dispatcher, server)

@@ -9,6 +9,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent.assignments import NOTHING, merge
+from manager.control.attachments import Attachments
+from manager.control.writing import Writer
 from manager.dispatcher.assignments import Confidences
 from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkParts
@@ -84,8 +86,16 @@ class Manager:
         self.draining = Draining(
             self.kv, self.memory, self.sessions, self.presence, parts, self.node
         )
+        writer = Writer(self.kv, self.memory, barrier, ids)
+        attachments = Attachments(writer, self.memory, CLOCK)
         self.dispatcher = Dispatcher(
-            self.memory, self.sessions, self.statuses, nothing_sealed, self.draining, parts
+            self.memory,
+            self.sessions,
+            self.statuses,
+            nothing_sealed,
+            self.draining,
+            parts,
+            attachments,
         )
         self.group: StoppableGroup | None = None
 
