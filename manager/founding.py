@@ -33,6 +33,7 @@ from shoal.model.objects import Cluster, ManagerInfo, Network, Node
 from shoal.model.spec.cluster import ClusterSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
+from shoal.model.validate.cluster import check_pools
 
 _log = structlog.get_logger(__name__)
 
@@ -172,6 +173,8 @@ def _check(request: InitRequest, config: HostConfig) -> None:
             f"invalid DataPathPort {request.data_path_port}: 1024 to 49151",
             field="DataPathPort",
         )
+    size = request.subnet_size or Cluster(id=ClusterID("")).subnet_size
+    check_pools(request.default_addr_pool, size, Cluster(id=ClusterID("")).node_pool)
     _check_listen(request.listen_addr, config)
 
 

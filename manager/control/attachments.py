@@ -5,13 +5,13 @@ network, so that a node may ask again, of any manager, as often as it likes. Add
 leader's to give; the request waits for them.
 """
 
-import asyncio
 from hashlib import blake2b
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from manager.control.lookup import find_network
+from manager.control.waiting import shows
 from manager.control.writing import Writer
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
@@ -24,8 +24,7 @@ from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState
 from shoal.model.validate.refusal import invalid, missing
 
-PLACE_SECONDS = 5.0
-"""How long a request waits for addresses; the leader takes a few milliseconds."""
+PATIENCE = 5.0
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 25
@@ -42,12 +41,18 @@ class Wish(Struct, frozen=True, kw_only=True):
 
 
 class Attachments:
-    """The operations on containers that stand on cluster networks."""
+    """The operations on containers that stand on cluster networks.
 
-    def __init__(self, writer: Writer, memory: Memory, clock: Clock) -> None:
+    `patience`: how long a request waits for addresses, which take a leader some milliseconds.
+    """
+
+    def __init__(
+        self, writer: Writer, memory: Memory, clock: Clock, *, patience: float = PATIENCE
+    ) -> None:
         self._writer = writer
         self._memory = memory
         self._clock = clock
+        self._patience = patience
 
     async def attach(self, node: NodeID, wish: Wish) -> Task:
         """The task that stands for the container, with its addresses.
@@ -100,25 +105,22 @@ class Attachments:
 
     async def _placed(self, node: NodeID, identity: TaskID) -> Task:
         """Wait until the leader has given it addresses; what it refuses is taken back."""
-        changed = asyncio.Event()
-        stop = self._memory.listen(lambda _: changed.set())
-        try:
-            async with asyncio.timeout(PLACE_SECONDS):
-                while (task := self._memory.task(identity)) is not None:
-                    if task.networks:
-                        return task
-                    if task.status.err:
-                        await self.detach(node, identity)
-                        raise FailedPrecondition(task.status.err)
-                    changed.clear()
-                    await changed.wait()
-        except TimeoutError as error:
+
+        def settled() -> bool:
+            task = self._memory.task(identity)
+            return task is None or bool(task.networks or task.status.err)
+
+        if not await shows(self._memory, settled, self._patience):
             raise Unavailable(
                 "no leader has given the container an address yet", retry_after=1.0
-            ) from error
-        finally:
-            stop()
-        raise Conflict("the container was detached at the same moment")
+            )
+        task = self._memory.task(identity)
+        if task is None:
+            raise Conflict("the container was detached at the same moment")
+        if task.networks:
+            return task
+        await self.detach(node, identity)
+        raise FailedPrecondition(task.status.err)
 
     async def detach(self, node: NodeID, identity: TaskID) -> None:
         """The container has left, or is gone. Idempotent."""

@@ -12,6 +12,7 @@ import msgspec
 from manager.allocator import vni
 from manager.control.lookup import find_network, networks_of
 from manager.control.service_networks import ingress_of
+from manager.control.waiting import shows
 from manager.control.writing import Writer
 from manager.store.memory import Memory
 from manager.view import View
@@ -27,6 +28,8 @@ from shoal.model.validate.network import check_network
 from shoal.model.validate.refusal import invalid, precondition
 
 INGRESS = "ingress"
+GIVEN_SECONDS = 0.5
+"""So long a creation waits for its subnets; without a leader, or any left, it has none yet."""
 
 
 class Networks:
@@ -39,7 +42,7 @@ class Networks:
         self._ids = ids
 
     async def create(self, spec: NetworkSpec) -> NetworkID:
-        """A new network; the allocator gives it what it needs."""
+        """A new network; the leader gives it subnets, which is waited for a moment."""
         check_network(spec)
         full = canonical_network(spec)
         identity = NetworkID(self._ids.new())
@@ -54,7 +57,13 @@ class Networks:
             network = Network(id=identity, created_at=now, updated_at=now, spec=full)
             return Group((Create(network),), f"network {full.name} created"), identity
 
-        return await self._writer.write(decide)
+        await self._writer.write(decide)
+        await shows(self._memory, lambda: self._given(identity), GIVEN_SECONDS)
+        return identity
+
+    def _given(self, identity: NetworkID) -> bool:
+        network = self._memory.network(identity)
+        return network is None or network.allocated
 
     async def remove(self, text: str) -> None:
         """Take a network away that nothing is meant to run on."""
@@ -184,7 +193,7 @@ def check_unused(view: View, network: Network) -> None:
         )
     if services:
         word = "service" if len(services) == 1 else "services"
-        names = ", ".join(service.spec.name for service in services)
+        names = ", ".join(sorted(service.spec.name for service in services))
         raise precondition(f"network {network.name} is in use by {word} {names}")
     for word, users in (
         ("task", [task for task in tasks if task.attached is None]),
@@ -192,7 +201,7 @@ def check_unused(view: View, network: Network) -> None:
     ):
         if users:
             word += "s" if len(users) > 1 else ""
-            names = ", ".join(task.name for task in users)
+            names = ", ".join(sorted(task.name for task in users))
             raise precondition(f"network {network.name} is in use by {word} {names}")
 
 

@@ -5,7 +5,7 @@ What is the same for all nodes (published ports, mesh peers, managers) is made o
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
-from shoal.model.objects import Node, Task
+from shoal.model.objects import Node, NodeDescription, Task
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec
 from shoal.model.states import NodeRole, TaskState
@@ -118,6 +118,51 @@ class Confidences(msgspec.Struct, frozen=True):
     opened: Opened
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What a task was told of; while all of it is the same, so is what its node is told."""
+
+    task: Task
+    description: NodeDescription | None
+    registry_auth: str
+    drained: bool
+    assigned: AssignedTask
+    needed: Needs
+
+
+class TaskParts:
+    """The tasks of one session as its node was told, made anew where something changed."""
+
+    def __init__(self) -> None:
+        self._told: dict[TaskID, _Told] = {}
+
+    def of(
+        self, view: View, task: Task, node: Node, confidences: Confidences, *, drained: bool
+    ) -> tuple[AssignedTask, Needs]:
+        """One task; the same objects as long as nothing of it changed."""
+        known = self._told.get(task.id)
+        registry_auth = confidences.credentials.get(task.service_id, "")
+        if (
+            known is not None
+            and known.task is task
+            and known.description is node.description
+            and known.drained is drained
+            and known.registry_auth == registry_auth
+        ):
+            return known.assigned, known.needed
+        made, needed = _assigned(view, task, node, confidences, drained=drained)
+        if known is not None and known.assigned == made:
+            made = known.assigned
+        self._told[task.id] = _Told(
+            task, node.description, registry_auth, drained, made, needed
+        )
+        return made, needed
+
+    def keep(self, tasks: Container[TaskID]) -> None:
+        """Forget all others."""
+        for task in [known for known in self._told if known not in tasks]:
+            del self._told[task]
+
+
 def assignments_for(
     view: View,
     node: NodeID,
@@ -125,10 +170,9 @@ def assignments_for(
     networks: NetworkParts,
     confidences: Confidences,
     drained: Callable[[Task], bool],
+    parts: TaskParts,
 ) -> Assignments:
     """The complete set for one node; empty for a node that is gone.
-
-    `drained` says of a task that is to stop whether it gets no new requests any more.
 
     Ended tasks stay in it as long as they are in the store: their containers and logs are kept.
     """
@@ -141,10 +185,11 @@ def assignments_for(
     for task in view.tasks_of_node(node):
         if task.status.state < TaskState.ASSIGNED:
             continue
-        made = _assigned(view, task, found, confidences, drained=drained(task))
+        made = parts.of(view, task, found, confidences, drained=drained(task))
         tasks[task.id], needed = made
         secrets.update((payload.id, payload) for payload in needed.secrets)
         configs.update((payload.id, payload) for payload in needed.configs)
+    parts.keep(tasks)
     on = [networks.of(view, network) for network in networks_of_node(view, node)]
     there = [one for one in on if one is not None]
     return Assignments(

@@ -291,6 +291,7 @@ class Dispatcher(DispatcherServicer):
             self._networks,
             self._confidences(),
             self._draining.drained,
+            session.tasks,
         )
         whole = session.told is None
         change = (

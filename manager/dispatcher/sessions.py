@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from manager.dispatcher.assignments import TaskParts
 from manager.dispatcher.drains import Progress
 from manager.dispatcher.presence import Presence
 from manager.store.barrier import Barrier
@@ -38,6 +39,7 @@ class AgentSession:
         self.told: Assignments | None = None
         self.sequence = 0
         self.progress = Progress()
+        self.tasks = TaskParts()
         self.acknowledged: list[int] = []
         self.woken = asyncio.Event()
         self.ended = asyncio.Event()

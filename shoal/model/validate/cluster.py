@@ -1,9 +1,15 @@
 """The rules of a ClusterSpec. Pure; called by `manager.control.cluster` and by init."""
 
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+
+from shoal.model.addresses import network_of
 from shoal.model.spec.cluster import CAConfig, ClusterSpec
 from shoal.model.validate.limits import check_limits
 from shoal.model.validate.refusal import invalid, unimplemented
 
+MOST_SUBNET_SIZE = 29
+"""A /30 has room for one task beside the gateway."""
 LEAST_CERTIFICATE_LIFE = 3_600_000_000_000  # ns
 
 
@@ -42,3 +48,38 @@ def _check_ca(config: CAConfig) -> None:
         raise unimplemented(
             "CAConfig.SigningCACert", "bringing one's own CA is not supported yet"
         )
+
+
+def check_pools(pools: Sequence[str], size: int, nodes: str) -> None:
+    """Refuse pools and a subnet size that no network could be cut from.
+
+    A pool may overlap with `nodes`, the pool of the nodes' own subnets: these are left out.
+    """
+    if not 0 < size <= MOST_SUBNET_SIZE:
+        raise invalid(
+            "SubnetSize", f"subnet size is out of range: {size} (1 to {MOST_SUBNET_SIZE})"
+        )
+    seen: list[IPv4Network] = []
+    for position, text in enumerate(pools):
+        path = f"DefaultAddrPool[{position}]"
+        pool = _pool(text, path)
+        if pool.prefixlen > size:
+            raise invalid(
+                path, f"invalid CIDR: {text}. Subnet size {size} is too small for the pool"
+            )
+        for other in seen:
+            if pool.overlaps(other):
+                raise invalid(path, f"invalid CIDR: {text} overlaps with pool {other}")
+        if pool.subnet_of(IPv4Network(nodes)):
+            raise invalid(path, f"{text} lies within {nodes}, where the nodes have their own")
+        seen.append(pool)
+
+
+def _pool(text: str, path: str) -> IPv4Network:
+    try:
+        pool = network_of(text)
+    except ValueError as error:
+        raise invalid(path, f"invalid CIDR address: {text} ({error})") from None
+    if not isinstance(pool, IPv4Network):
+        raise invalid(path, f"invalid CIDR address: {text} (pools are of IPv4)")
+    return pool

@@ -70,6 +70,11 @@ def check_networks(networks: Sequence[NetworkAttachmentConfig], path: str) -> No
     for position, network in enumerate(networks):
         if not network.target:
             raise invalid(f"{path}[{position}].Target", "a network's name or id must be given")
+        for name in network.driver_opts:
+            raise unimplemented(
+                f"{path}[{position}].DriverOpts",
+                f"{name!r}: a task's place on a network has no options yet",
+            )
         for place, alias in enumerate(network.aliases):
             if not _ALIAS.fullmatch(alias):
                 raise invalid(

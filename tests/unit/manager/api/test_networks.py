@@ -56,7 +56,7 @@ def service(cell: Cell, identity: ServiceID) -> Service:
 async def test_a_network_gets_a_subnet_and_an_identifier(tmp_path: Path) -> None:
     async with serving(tmp_path) as (cell, client), deciding(cell):
         identity = await made(client, "back", Driver="overlay", Labels={"a": "b"})
-        await until(cell, lambda: network(cell, identity).allocated)
+        assert network(cell, identity).allocated  # the answer waits for it
         shown = await client.get("/v1.50/networks/back")
         assert shown["Id"] == identity
         assert (shown["Scope"], shown["Driver"]) == ("swarm", "overlay")

@@ -42,9 +42,9 @@ async def attaching(
 SUBNET = {"Subnet": "10.9.0.0/24"}
 
 
-def attachments(cell: Cell) -> Attachments:
+def attachments(cell: Cell, patience: float = 5.0) -> Attachments:
     writer = Writer(cell.kv, cell.memory, cell.barrier, SeededIds(11))
-    return Attachments(writer, cell.memory, cell.clock)
+    return Attachments(writer, cell.memory, cell.clock, patience=patience)
 
 
 async def test_a_container_has_a_place_until_it_leaves(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ async def test_without_a_leader_the_request_says_so_and_may_come_again(tmp_path:
     async with serving(tmp_path) as (cell, client):
         body = {"Name": "back", "Attachable": True}
         assert (await client.ask("POST", "/networks/create", body))[0] == 201
-        attach = attachments(cell)
+        attach = attachments(cell, patience=0.1)
         with pytest.raises(Unavailable, match="no leader has given"):
             await attach.attach(WORKER, wish())
         async with deciding(cell):

@@ -1,12 +1,16 @@
 """What one node is told, and the difference from one such set to the next."""
 
+from collections.abc import Container
+
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from manager.dispatcher.assignments import (
     NOTHING_ASSIGNED,
     ClusterPart,
     Confidences,
+    TaskParts,
     assignments_for,
     cluster_part,
     complete,
@@ -14,6 +18,7 @@ from manager.dispatcher.assignments import (
     mesh_prefix6,
 )
 from manager.dispatcher.networks import NetworkParts
+from manager.view import View
 from shoal.model.assignment import (
     AssignedTask,
     Assignments,
@@ -28,12 +33,13 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.ids import NodeID, ServiceID, TaskID
-from shoal.model.objects import Endpoint, ManagerInfo, StoredObject
+from shoal.model.objects import Endpoint, ManagerInfo, NodeDescription, StoredObject
 from shoal.model.spec.service import PortConfig
 from shoal.model.states import NodeRole
 from shoal.model.states import TaskState as S
 from tests.builders import (
     GIB,
+    START,
     make_cluster,
     make_node,
     make_resources,
@@ -50,9 +56,26 @@ INGRESS = PortConfig(protocol="tcp", target_port=80, published_port=80, publish_
 
 def told(*things: StoredObject, node: NodeID = N1) -> Assignments:
     view = tables(*things)
-    part = cluster_part(view)
     confidences = Confidences({ServiceID("s1"): "login"}, lambda secret: b"")
-    return assignments_for(view, node, part, NetworkParts(), confidences, lambda task: False)
+    return made(view, node, confidences)
+
+
+def made(
+    view: View,
+    node: NodeID,
+    confidences: Confidences,
+    drained: Container[TaskID] = (),
+    parts: TaskParts | None = None,
+) -> Assignments:
+    return assignments_for(
+        view,
+        node,
+        cluster_part(view),
+        NetworkParts(),
+        confidences,
+        lambda task: task.id in drained,
+        parts or TaskParts(),
+    )
 
 
 def test_published_ports_lead_to_the_tasks_that_serve() -> None:
@@ -210,3 +233,32 @@ def test_a_complete_set_says_every_part_from_nothing(
     assert whole.removed_tasks == whole.removed_secrets == whole.removed_configs == ()
     bare = applied(Assignments(mesh=old.mesh, ingress=old.ingress, role=old.role), whole)
     assert bare == new
+
+
+def test_a_task_is_told_anew_only_where_something_of_it_changed() -> None:
+    service = make_service("s1", make_spec())
+    view = tables(make_node("n1"), service, *(make_task(f"t{n}", service) for n in range(3)))
+    drained: set[TaskID] = set()
+    parts = TaskParts()
+
+    def tasks(logins: dict[ServiceID, str] | None = None) -> list[AssignedTask]:
+        sealed = Confidences(logins or {}, lambda secret: b"")
+        found = made(view, N1, sealed, drained, parts)
+        return [found.tasks[one] for one in sorted(found.tasks)]
+
+    before = tasks()
+    changed = view.task(TaskID("t1"))
+    assert changed is not None
+    view.put(replace(changed, updated_at=START))  # nothing that its node is told
+    assert all(a is b for a, b in zip(tasks(), before, strict=True))
+    view.put(replace(changed, desired_state=S.SHUTDOWN))
+    assert [a is b for a, b in zip(tasks(), before, strict=True)] == [True, False, True]
+    assert tasks()[1].desired_state is S.SHUTDOWN
+    drained.add(TaskID("t1"))
+    assert tasks()[1].drained
+    assert tasks({ServiceID("s1"): "login"})[0].registry_auth == "login"
+    view.put(replace(make_node("n1", labels={"a": "b"}), description=NodeDescription()))
+    assert tasks()[0] == before[0]
+    view.drop("t0")
+    assert len(tasks()) == 2
+    assert TaskID("t0") not in parts._told

@@ -3,7 +3,9 @@ from typing import Any
 import msgspec
 
 from manager.dispatcher.assignments import (
+    ClusterPart,
     Confidences,
+    TaskParts,
     assignments_for,
     cluster_part,
     difference,
@@ -60,10 +62,15 @@ class Told:
         status = TaskStatus(state=state, container=ContainerStatus(container_id="c" * 64))
         return self.put(msgspec.structs.replace(found, status=status, **more))
 
-    def at(self, name: NodeID) -> Assignments:
-        part = cluster_part(self.view)
+    def at(self, name: NodeID, part: ClusterPart | None = None) -> Assignments:
         return assignments_for(
-            self.view, name, part, self.parts, NOTHING_SEALED, lambda task: not task.wanted
+            self.view,
+            name,
+            part or cluster_part(self.view),
+            self.parts,
+            NOTHING_SEALED,
+            lambda task: not task.wanted,
+            TaskParts(),
         )
 
 
@@ -202,9 +209,7 @@ def test_a_thousand_endpoints_on_five_nodes_are_cheap_to_change() -> None:
     cluster.move("t0500", TaskState.RUNNING, desired_state=TaskState.SHUTDOWN)
     part = cluster_part(cluster.view)
     for name in (N1, N2, N3):
-        told = assignments_for(
-            cluster.view, name, part, cluster.parts, NOTHING_SEALED, lambda _: False
-        )
+        told = cluster.at(name, part)
         sent = difference(before[name], told)
         assert sent is not None
         assert [one.task_id for one in sent.endpoints] == ["t0500"]

@@ -5,6 +5,7 @@ import pytest
 from manager.dispatcher.assignments import (
     ClusterPart,
     Confidences,
+    TaskParts,
     assignments_for,
     complete,
     portions,
@@ -56,7 +57,9 @@ def told(of: Task, template: str = TEMPLATE, *, secret: bool = True) -> Assignme
     view.put(made)
     confidences = Confidences({}, lambda found: b"opened " + found.sealed)
     part, parts = ClusterPart(), NetworkParts()
-    return assignments_for(view, NODE, part, parts, confidences, lambda task: False)
+    return assignments_for(
+        view, NODE, part, parts, confidences, lambda task: False, TaskParts()
+    )
 
 
 def test_payloads_are_opened_and_expanded_for_a_task() -> None:
