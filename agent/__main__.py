@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import grp
 import os
+import random
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from agent.door import Door
 from agent.engine.engine import Engine, EngineSettings
 from agent.engine.preparing import Ground
 from agent.images.store import ImageStore
+from agent.network.container_names import ContainerNames
 from agent.network.host_network import HostNetwork
+from agent.network.naming import ContainerNaming, Keeping
 from agent.nodes import Nodes
 from agent.runtime.oci import cgroups
 from agent.runtime.oci.runtime import OciRuntime, OciSettings
@@ -70,7 +73,12 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     hierarchies = cgroups.detect()
     images = ImageStore(config.images, clock)
     await images.open()
-    network = HostNetwork(prefix=config.link_prefix, local_subnet=config.subnet)
+    host_control = HostControl(control_fd) if control_fd >= 0 else None
+    left = await host_control.take_descriptors() if host_control is not None else {}
+    names = ContainerNames(Keeping(host_control), left, random.SystemRandom())
+    stack.push_async_callback(names.stop)
+    naming = ContainerNaming(names)
+    network = HostNetwork(prefix=config.link_prefix, local_subnet=config.subnet, naming=naming)
     await network.start()
     stack.push_async_callback(network.stop)
     runtime = await stack.enter_async_context(
@@ -90,20 +98,20 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
         Engine(settings, runtime, images, network, volumes, clock)
     )
     nodes = Nodes(config, engine, images, network, clock)
-    host_control = HostControl(control_fd) if control_fd >= 0 else None
     membership = HostCluster(config.host, host_control, nodes.make, clock, nodes.chance)
     await membership.restore()
     await engine.adopt()
+    await names.settle()
     await images.collect()
     background = await stack.enter_async_context(asyncio.TaskGroup())
-    repairing = background.create_task(network.run(), name="network")
-    stack.callback(repairing.cancel)
     gateway = Gateway(config.manager_socket, membership)
     subnet = (config.local_subnet, config.gateway)
     host = _host(config, hierarchies.v2, clock)
     router = app.build(engine, images, gateway, host, subnet, clock)
     server = await stack.enter_async_context(EngineServer(router))
     for name, work in (
+        ("network", network.run()),
+        ("names", naming.run()),
         ("membership", membership.run()),
         ("door for managers", Door(membership, server, config.host).run()),
     ):

@@ -315,20 +315,28 @@ class Worker:
         """Bring the network to what is told; what fails now is tried again by `run`."""
         async with self._networking:  # the order of calls is the order of words
             told = self._assignments
-            try:
-                if told.mesh != self._mesh:
-                    await self._network.set_mesh(told.mesh)
-                    self._mesh = told.mesh
-                networks = _networks(told)
-                if self._networks is None or not _same(self._networks, networks):
-                    await self._network.set_networks(told)
-                    self._networks = networks
-                if told.ingress != self._ingress:
-                    await self._network.set_ingress(told.ingress)
-                    self._ingress = told.ingress
-            except ClusterError as error:
-                _log.warning("cluster network not as told yet", reason=str(error))
-                self._network_wanted.set()
+            for bring in (self._bring_mesh, self._bring_networks, self._bring_ingress):
+                try:
+                    await bring(told)
+                except ClusterError as error:  # of one: the others go on
+                    _log.warning("cluster network not as told yet", reason=str(error))
+                    self._network_wanted.set()
+
+    async def _bring_mesh(self, told: Assignments) -> None:
+        if told.mesh != self._mesh:
+            await self._network.set_mesh(told.mesh)
+            self._mesh = told.mesh
+
+    async def _bring_networks(self, told: Assignments) -> None:
+        networks = _networks(told)
+        if self._networks is None or not _same(self._networks, networks):
+            await self._network.set_networks(told)
+            self._networks = networks
+
+    async def _bring_ingress(self, told: Assignments) -> None:
+        if told.ingress != self._ingress:
+            await self._network.set_ingress(told.ingress)
+            self._ingress = told.ingress
 
     async def _keep_network(self) -> None:
         while True:

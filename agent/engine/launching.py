@@ -106,7 +106,8 @@ class Launcher:
         attachments = record.attachments
         if not attachments and network != "none":
             attachments = (Attachment(network=network),)
-        endpoint = await self._wiring.attach(container.id, attachments, wanted)
+        servers = record.host_config.dns
+        endpoint = await self._wiring.attach(container.id, attachments, wanted, servers)
         container.change(endpoint=endpoint)
         return endpoint
 

@@ -244,29 +244,31 @@ def _default_seccomp(held: tuple[str, ...]) -> Mapping[str, Any]:
 def _write_files(
     directory: Path, request: ContainerRequest, endpoint: Endpoint | None
 ) -> dict[str, str]:
-    own_network = request.host.network_mode != "host"
     name = hostname(request)
-    inherited = Path("/etc/resolv.conf")
     texts = {
         "hostname": name + "\n",
         "hosts": files.hosts(
             name,
             request.config.domainname,
-            [a for a in (endpoint.first.ipv4, endpoint.first.ipv6) if a] if endpoint else [],
+            endpoint.own_addresses if endpoint else (),
             endpoint.outward.gateway if endpoint else "",
             request.host.extra_hosts or (),
         ),
-        "resolv.conf": files.resolv_conf(
-            inherited.read_text() if inherited.exists() else "",
-            request.host,
-            own_network=own_network,
-        ),
+        "resolv.conf": _resolv_conf(request.host, endpoint),
     }
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file, text in texts.items():
         (directory / file).write_text(text)
         (directory / file).chmod(0o644)
     return {file: str(directory / file) for file in texts}
+
+
+def _resolv_conf(host: HostConfig, endpoint: Endpoint | None) -> str:
+    file = Path("/etc/resolv.conf")
+    inherited = file.read_text() if file.exists() else ""
+    if endpoint is not None and endpoint.named_networks:
+        return files.resolv_conf_with_names(inherited, host)
+    return files.resolv_conf(inherited, host, own_network=host.network_mode != "host")
 
 
 def _populate(root: Path, record: Record) -> None:

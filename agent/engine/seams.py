@@ -42,6 +42,7 @@ class Wiring(Protocol):
         container: str,
         attachments: Sequence[Attachment],
         ports: Sequence[PortBinding] = (),
+        name_servers: Sequence[str] = (),
     ) -> Endpoint: ...
 
     async def release_netns(self, container: str) -> None: ...

@@ -232,7 +232,10 @@ class ContainerNames:
     async def _look(self) -> None:
         for each in list(self._containers.values()):
             if each.sockets is None:
-                await self._open_sockets(each)
+                try:
+                    await self._open_sockets(each)
+                except Internal as error:
+                    self._tell(each, f"it has no names: {error}")
         await self._call(self._repair)
         await self._apply({})
 

@@ -101,12 +101,20 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         netns_path: for the runtime to join; only good until `release_netns`, never after a
             restart of the agent.
         ports: as asked, with each `host_port` filled in.
+        name_servers: for names that none of its networks has, in place of the host's.
     """
 
     container: str
     interfaces: tuple[Interface, ...] = ()
     ports: tuple[PortBinding, ...] = ()
     netns_path: str = ""
+    name_servers: tuple[str, ...] = ()
+
+    @property
+    def named_networks(self) -> tuple[str, ...]:
+        """Its networks in which containers have names, in the order they are asked."""
+        networks = (each.network for each in self.interfaces)
+        return tuple(each for each in networks if each not in (BRIDGE, MESH))
 
     @property
     def outward(self) -> Interface:
@@ -117,6 +125,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     def first(self) -> Interface:
         """What the container calls its own address: that on its first network."""
         return self.interfaces[0] if self.interfaces else NOWHERE
+
+    @property
+    def own_addresses(self) -> tuple[str, ...]:
+        """What its own name means to it: not the gateway network's, if there is another."""
+        others = [each for each in self.interfaces if each.network != MESH]
+        found = (a for i in others or self.interfaces for a in (i.ipv4, i.ipv6))
+        return tuple(each for each in found if each)
 
     def on(self, network: str) -> Interface | None:
         """Its interface on a network, if it is there."""

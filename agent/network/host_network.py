@@ -92,11 +92,13 @@ class HostNetwork:
         container: str,
         attachments: Sequence[Attachment],
         ports: Sequence[PortBinding] = (),
+        name_servers: Sequence[str] = (),
     ) -> Endpoint:
         """Make a container's namespace, join it to networks and publish its ports.
 
         Its interfaces are `eth0` and so on in the order of the attachments; none at all is a
-        container with loopback only.
+        container with loopback only. `name_servers` are asked for names that its networks have
+        not.
 
         Raises:
             ResourceExhausted: no address is left.
@@ -104,7 +106,8 @@ class HostNetwork:
             Unavailable: a cluster network that no manager has told of yet.
             AlreadyExists: the container is attached.
         """
-        endpoint = await self._call(self._running().attach, container, attachments, ports)
+        attach = self._running().attach
+        endpoint = await self._call(attach, container, attachments, ports, name_servers)
         try:
             await self._opened(endpoint, endpoint.netns_path)
         except ClusterError:
@@ -136,7 +139,8 @@ class HostNetwork:
     async def reopen(self, container: str, netns: str) -> None:
         """After a restart and `adopt`: this container runs, in the namespace of that path."""
         endpoint = await self._call(self._running().endpoint, container)
-        await self._opened(endpoint, netns)
+        if self._naming is not None:
+            await self._naming.reopened(endpoint, netns)
 
     async def release_netns(self, container: str) -> None:
         """Call when the runtime has joined the namespace. Idempotent."""

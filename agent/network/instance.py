@@ -116,12 +116,15 @@ class Instance:
         container: str,
         attachments: Sequence[Attachment],
         ports: Sequence[PortBinding],
+        name_servers: Sequence[str] = (),
     ) -> Endpoint:
         """Make a container's namespace and join it; all or nothing."""
         self._require_settled()
         if container in self._endpoints:
             raise AlreadyExists(f"container {container} is already attached to a network")
-        self._endpoints[container] = Endpoint(container=container)
+        self._endpoints[container] = Endpoint(
+            container=container, name_servers=tuple(name_servers)
+        )
         try:
             fresh = [self._place(container, each) for each in self._needed(attachments)]
             endpoint = self._endpoints[container]

@@ -54,6 +54,7 @@ class Managers:
             underlay=ADDRESSES[host],
             addresses=(f"10.50.{number >> 8}.{number & 255}", f"fd50::{number:x}"),
             mac=f"02:42:0a:32:{number >> 8:02x}:{number & 255:02x}",
+            names=(task,),
         )
         self.endpoints[made.key] = made
         return made

@@ -35,6 +35,9 @@ class Remembering:
         if self.broken:
             raise Internal("no names today")
 
+    async def reopened(self, endpoint: Endpoint, netns: str) -> None:
+        self.said.append(("reopened", endpoint.container))
+
     async def closed(self, container: str) -> None:
         self.said.append(("closed", container))
 
@@ -81,7 +84,7 @@ async def test_a_container_is_told_of_whenever_its_networks_change(
         known,
         ("opened", "one", "mesh", "red"),
         ("opened", "one", "mesh"),
-        ("opened", "one", "mesh"),
+        ("reopened", "one"),
         ("closed", "one"),
     ]
 
