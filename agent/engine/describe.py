@@ -5,16 +5,15 @@ state) comes from the record.
 """
 
 import hashlib
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from agent.engine import ports
+from agent.engine import ports, shown_networks
 from agent.engine.records import Record
+from agent.engine.shown_networks import Networks
 from agent.health.counting import Health
-from agent.network.desired import BRIDGE, NOWHERE
 
 NEVER = "0001-01-01T00:00:00Z"
 
@@ -24,7 +23,6 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         directory: of the container on the host; `bundle`: of its run.
-        networks: id of each local network by its name.
     """
 
     record: Record
@@ -32,7 +30,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     execs: tuple[str, ...]
     directory: str
     bundle: str
-    networks: Mapping[str, str]
+    networks: Networks
 
 
 def network_id(instance: str, name: str) -> str:
@@ -105,7 +103,7 @@ def row(shown: Shown, now: datetime) -> dict[str, Any]:
         "State": record.state.status,
         "Status": status(record, shown.health, now),
         "HostConfig": {"NetworkMode": record.host_config.network_mode},
-        "NetworkSettings": {"Networks": _networks(shown)},
+        "NetworkSettings": {"Networks": shown_networks.shape(record, shown.networks)},
         "Mounts": [_mount(mount) for mount in record.mounts],
     }
 
@@ -193,7 +191,7 @@ def _mount(mount: Any) -> dict[str, Any]:
 def _network_settings(shown: Shown) -> dict[str, Any]:
     record = shown.record
     endpoint = record.endpoint if record.state.running else None
-    bridged = (endpoint.on(BRIDGE) if endpoint else None) or NOWHERE
+    bridged = shown_networks.default_interface(record, shown.networks)
     return {
         "Bridge": "",
         "SandboxID": record.id if endpoint else "",
@@ -212,34 +210,7 @@ def _network_settings(shown: Shown) -> dict[str, Any]:
         "IPPrefixLen": bridged.prefix_length,
         "IPv6Gateway": "",
         "MacAddress": bridged.mac,
-        "Networks": _networks(shown),
-    }
-
-
-def _networks(shown: Shown) -> dict[str, Any]:
-    record = shown.record
-    if record.network == "container":
-        return {}
-    endpoint = record.endpoint if record.state.running else None
-    place = (endpoint.on(record.network) if endpoint else None) or NOWHERE
-    return {
-        record.network: {
-            "IPAMConfig": None,
-            "Links": None,
-            "Aliases": None,
-            "MacAddress": place.mac,
-            "DriverOpts": None,
-            "GwPriority": 0,
-            "NetworkID": shown.networks.get(record.network, ""),
-            "EndpointID": record.id if endpoint else "",
-            "Gateway": place.gateway,
-            "IPAddress": place.ipv4,
-            "IPPrefixLen": place.prefix_length,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "DNSNames": None,
-        }
+        "Networks": shown_networks.shape(record, shown.networks),
     }
 
 

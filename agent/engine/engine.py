@@ -34,6 +34,7 @@ from agent.engine.records import MountPoint
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
+from agent.engine.shown_networks import Networks
 from agent.engine.updating import ContainerUpdate
 from agent.images.image import Platform, parse_platform
 from agent.images.manifest import fits
@@ -242,7 +243,15 @@ class Engine:
             execs=tuple(container.execs),
             directory=str(container.directory),
             bundle=str(container.bundle),
-            networks=self.networks,
+            networks=self._networks_of(container),
+        )
+
+    def _networks_of(self, container: Container) -> Networks:
+        endpoint = container.record.endpoint
+        return Networks(
+            local=self.networks,
+            names=self._wiring.network_names,
+            published=endpoint is not None and self._wiring.publishes(endpoint),
         )
 
     async def inspect(self, text: str, *, size: bool = False) -> dict[str, Any]:

@@ -49,7 +49,12 @@ def attachments_of(task: AssignedTask) -> tuple[Attachment, ...]:
     service = ServiceID("") if task.ports or not task.networks else task.service_id
     return (
         *(
-            Attachment(network=each.network_id, addresses=each.addresses, mac=each.mac)
+            Attachment(
+                network=each.network_id,
+                addresses=each.addresses,
+                mac=each.mac,
+                aliases=each.aliases,
+            )
             for each in task.networks
         ),
         Attachment(network=MESH, service=service),
@@ -62,7 +67,7 @@ def _host(task: AssignedTask, spec: ContainerSpec) -> HostConfig:
     dns = spec.dns_config
     driver = task.log_driver
     return HostConfig(
-        network_mode="mesh",
+        network_mode="default",
         nano_cpus=limits.nano_cpus,
         memory=limits.memory_bytes,
         memory_swap=_swap(task, limits),

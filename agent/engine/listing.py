@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from agent.engine import ports
 from agent.engine.describe import Shown
+from agent.engine.shown_networks import identities, places
 from shoal.common.engine_http.query import Filters
 from shoal.model.errors import InvalidArgument
 
@@ -97,7 +98,7 @@ def _matches(shown: Shown, filters: Filters) -> bool:
         filters.exact("isolation", "default", ""),
         "exited" not in filters or (exited and filters.exact("exited", _code(shown))),
         filters.truth("is-task") in (None, bool(record.owner)),
-        filters.exact("network", record.network, shown.networks.get(record.network, "")),
+        filters.exact("network", *identities(places(record, shown.networks))),
         _volume(shown, filters),
         _ports(shown, filters),
     )

@@ -4,7 +4,7 @@
 `agent.__main__` puts them together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +36,15 @@ class Images(Protocol):
 
 class Wiring(Protocol):
     """The network of containers."""
+
+    @property
+    def network_names(self) -> Mapping[str, str]:
+        """The names of the cluster's networks, by id, as far as this host is told of them."""
+        ...
+
+    def publishes(self, endpoint: Endpoint) -> bool:
+        """Whether published ports of the cluster lead to it."""
+        ...
 
     async def attach(
         self,

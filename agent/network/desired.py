@@ -41,6 +41,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
         addresses: with prefix length, as a manager gave them; the host's own networks give
             their own.
         mac: empty is one that follows from the first address.
+        aliases: other names of the container there.
         service: of a task's `mesh`: where all its other networks are internal it is left out,
             unless this service publishes a port. Empty: it is never left out.
     """
@@ -48,6 +49,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     addresses: tuple[str, ...] = ()
     mac: str = ""
+    aliases: tuple[str, ...] = ()
     service: ServiceID = ServiceID("")
 
 
@@ -83,6 +85,11 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     def prefix_length(self) -> int:
         """That of its IPv4 address."""
         return next((int(a.partition("/")[2]) for a in self.addresses if ":" not in a), 0)
+
+    @property
+    def prefix_length6(self) -> int:
+        """That of its IPv6 address."""
+        return next((int(a.partition("/")[2]) for a in self.addresses if ":" in a), 0)
 
     @property
     def gateway(self) -> str:

@@ -11,7 +11,7 @@ touched.
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -65,6 +65,17 @@ class HostNetwork:
         self._namespace = namespace
         self._executor: ThreadPoolExecutor | None = None
         self._instance: Instance | None = None
+        self._network_names: Mapping[str, str] = {}
+        self._published: frozenset[str] = frozenset()
+
+    @property
+    def network_names(self) -> Mapping[str, str]:
+        """The names of the cluster's networks, by id, as managers tell of them."""
+        return self._network_names
+
+    def publishes(self, endpoint: Endpoint) -> bool:
+        """Whether published ports of the cluster lead to a container."""
+        return endpoint.outward.ipv4 in self._published
 
     async def start(self) -> None:
         """Open; on a clean host also create, else wait for `adopt`. Idempotent."""
@@ -166,6 +177,7 @@ class HostNetwork:
 
     async def set_networks(self, networks: ClusterNetworks) -> None:
         """What managers say of the cluster networks; the kernel is so when this returns."""
+        self._network_names = {key: each.name for key, each in networks.networks.items()}
         await self._call(self._running().set_networks, networks)
         if self._naming is not None:
             await self._naming.changed(networks)
@@ -176,6 +188,7 @@ class HostNetwork:
         Returns a sentence for each port that this host cannot publish because it is taken; it
         is tried again at each repair.
         """
+        self._published = frozenset(b.address for each in entries for b in each.backends)
         return await self._call(self._running().set_ingress, entries)
 
     async def repair(self) -> None:

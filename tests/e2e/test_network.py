@@ -1,0 +1,243 @@
+"""Cluster networks through the stock CLI: who reaches whom, by which names, at all times."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster, eventually
+from tests.e2e.load import Load
+
+pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(300)]
+
+HOSTS = ("m1", "m2", "m3", "w1", "w2")
+
+
+def container_of(cluster: Cluster, host: str, service: str) -> str:
+    """The id of a running container of a service on a host."""
+    label = f"label=com.docker.swarm.service.name={service}"
+    return cluster.docker(host, "ps", "-q", "--no-trunc", "--filter", label).split()[0]
+
+
+def pid_of(cluster: Cluster, host: str, service: str) -> int:
+    form = "{{.State.Pid}}"
+    return int(
+        cluster.docker(host, "inspect", "-f", form, container_of(cluster, host, service))
+    )
+
+
+def inside(cluster: Cluster, host: str, service: str, *words: str) -> str:
+    """What a command in a service's container says; all output."""
+    container = container_of(cluster, host, service)
+    return cluster.docker(host, "exec", container, *words, check=False)
+
+
+def ask(cluster: Cluster, host: str, service: str, target: str, seconds: int = 3) -> str:
+    """What a web server answers to a service's container."""
+    words = ("timeout", str(seconds), "wget", "-q", "-O", "-", f"http://{target}/")
+    return inside(cluster, host, service, *words)
+
+
+def vip_of(cluster: Cluster, service: str, network: str) -> str:
+    wanted = cluster.docker("m1", "network", "inspect", "-f", "{{.Id}}", network)
+    endpoint = json.loads(
+        cluster.docker("m1", "service", "inspect", "-f", "{{json .Endpoint}}", service)
+    )
+    found = [v["Addr"] for v in endpoint["VirtualIPs"] if v["NetworkID"] == wanted]
+    return str(found[0]).partition("/")[0]
+
+
+def everywhere(cluster: Cluster, service: str) -> None:
+    eventually(
+        lambda: sorted(cluster.tasks("m1", service)),
+        lambda tasks: tasks == [(host, "Running") for host in HOSTS],
+        30,
+    )
+
+
+@pytest.fixture(scope="module")
+def net(cluster: Cluster) -> Iterator[Cluster]:
+    """A dual-stack network with a service on every host, and one beside it with another."""
+    for name, flags in (("back", ["--ipv6"]), ("other", [])):
+        cluster.docker("m1", "network", "create", "-d", "overlay", "--attachable", *flags, name)
+    for name, network in (("peer", "back"), ("stranger", "other")):
+        cluster.docker("m1", "service", "create", "-d", "--name", name, "--mode", "global",
+                       "--network", f"name={network},alias={name}-alias",
+                       "demo/web:1")  # fmt: skip
+    everywhere(cluster, "peer")
+    everywhere(cluster, "stranger")
+    yield cluster
+    for name in ("peer", "stranger"):
+        cluster.docker("m1", "service", "rm", name)
+    for name in ("back", "other"):
+        eventually(
+            lambda name=name: cluster.docker("m1", "network", "rm", name, check=False),  # type: ignore[misc]
+            lambda said: "Error" not in said or "not found" in said,
+            20,
+        )
+
+
+@pytest.mark.parametrize("name", ["peer", "peer-alias", "tasks.peer", "peer.back"])
+def test_every_host_reaches_the_service_by_its_names(net: Cluster, name: str) -> None:
+    for host in HOSTS:
+        said = ask(net, host, "peer", name)
+        assert "demo/web:1 on" in said, f"{name} from {host}: {said}"
+
+
+def test_the_virtual_ip_leads_to_every_task(net: Cluster) -> None:
+    vip = vip_of(net, "peer", "back")
+    container = container_of(net, "w1", "peer")
+    script = f"for i in $(seq 60); do wget -q -O - http://{vip}/; done"
+    said = net.docker("w1", "exec", container, "sh", "-c", script)
+    assert len(said.splitlines()) == 60
+    assert len({line.split()[2] for line in said.splitlines()}) == 5
+
+
+def test_tasks_reach_each_other_on_both_families(net: Cluster) -> None:
+    form = (
+        '{{with index .NetworkSettings.Networks "back"}}'
+        "{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}"
+    )
+    for host in HOSTS:
+        container = container_of(net, host, "peer")
+        four, six = net.docker(host, "inspect", "-f", form, container).split()
+        for client in HOSTS:
+            for target in (four, f"[{six}]"):
+                said = ask(net, client, "peer", target)
+                assert container[:12] in said, f"{client} to {target} on {host}: {said}"
+
+
+def test_another_network_reaches_nobody(net: Cluster) -> None:
+    form = '{{with index .NetworkSettings.Networks "back"}}{{.IPAddress}}{{end}}'
+    vip = vip_of(net, "peer", "back")
+    for host in ("m1", "w2"):
+        near = net.docker(host, "inspect", "-f", form, container_of(net, host, "peer"))
+        for target in ("peer", near, vip):
+            said = ask(net, host, "stranger", target, 1)
+            assert "demo/web" not in said, f"{target} from a stranger on {host}"
+
+
+def test_a_worker_without_a_task_learns_nothing(net: Cluster) -> None:
+    net.docker("m1", "network", "create", "-d", "overlay", "apart")
+    net.docker("m1", "service", "create", "-d", "--name", "alone", "--network", "apart",
+               "--constraint", "node.hostname==w1", "demo/web:1")  # fmt: skip
+    net.await_running("m1", "alone", 1, 20)
+    assert "apart" in net.docker("w1", "network", "ls")
+    assert "apart" not in net.docker("w2", "network", "ls")
+    said = net.docker("m1", "network", "rm", "apart", check=False)
+    assert "alone" in said
+    net.docker("m1", "service", "rm", "alone")
+    net.docker("m1", "network", "rm", "apart")
+
+
+def test_no_request_is_lost_in_an_update(net: Cluster) -> None:
+    """Start-first, under load on the virtual IP and on the published port of two hosts."""
+    net.docker("m1", "service", "create", "-d", "--name", "front", "--replicas", "6",
+               "--network", "back", "-p", "8090:80", "--update-order", "start-first",
+               "--update-parallelism", "2", "--update-monitor", "100ms",
+               "demo/web:1")  # fmt: skip
+    net.await_running("m1", "front", 6, 30)
+    vip = vip_of(net, "front", "back")
+    eventually(lambda: net.get("w2", 8090), lambda text: "demo/web:1" in text, 10)
+    eventually(lambda: net.get("m1", 8090), lambda text: "demo/web:1" in text, 10)
+    loads = [
+        Load(vip, 80, pid_of(net, "w1", "peer")),
+        Load(net.hosts["w2"]["address"], 8090),
+        Load(net.hosts["m1"]["address"], 8090),
+    ]
+    with loads[0], loads[1], loads[2]:
+        net.docker("m2", "service", "update", "-d", "--image", "demo/web:2", "front")
+        form = "{{.UpdateStatus.State}}"
+        eventually(
+            lambda: net.docker("m1", "service", "inspect", "-f", form, "front"),
+            lambda seen: seen == "completed",
+            60,
+        )
+    for load in loads:
+        assert load.failures == {}
+        assert load.answered > 100
+
+
+def test_no_request_is_lost_when_our_daemons_die_or_a_host_is_drained(net: Cluster) -> None:
+    vip = vip_of(net, "front", "back")
+    leader = net.leader("m1")
+    loads = [
+        Load(vip, 80, pid_of(net, "m2", "peer")),
+        Load(net.hosts["w2"]["address"], 8090),
+    ]
+    with loads[0], loads[1]:
+        for host, daemon in (("w1", "agent"), ("w2", "agent"), (leader, "manager")):
+            net.sandbox("kill", host, daemon)
+        eventually(lambda: net.running("m1", "front"), lambda n: n == 6, 20)
+        net.docker("m1", "node", "update", "--availability", "drain", "w1")
+        eventually(
+            lambda: net.tasks("m1", "front"),
+            lambda tasks: (
+                "w1" not in {n for n, _ in tasks} and [s for _, s in tasks] == ["Running"] * 6
+            ),
+            30,
+        )
+    net.docker("m1", "node", "update", "--availability", "active", "w1")
+    for load in loads:
+        assert load.failures == {}
+        assert load.answered > 100
+    everywhere(net, "peer")
+    net.docker("m1", "service", "rm", "front")
+
+
+@pytest.mark.parametrize("kind", ["bridge", "vxlan"])
+def test_a_device_deleted_by_hand_comes_back(net: Cluster, kind: str) -> None:
+    netns = net.hosts["w2"]["netns"]
+
+    def devices() -> set[str]:
+        told = subprocess.run(
+            ["ip", "-n", netns, "-j", "link", "show", "type", kind],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return {link["ifname"] for link in json.loads(told.stdout or "[]")}
+
+    before = devices()
+    assert before
+    for name in before:
+        subprocess.run(["ip", "-n", netns, "link", "delete", name], check=True)
+    eventually(devices, lambda seen: seen == before, 4)
+    for client in ("w1", "w2"):
+        eventually(
+            lambda client=client: inside(  # type: ignore[misc]
+                net, client, "peer", "sh", "-c",
+                "for i in $(seq 10); do timeout 1 wget -q -O - http://peer/; done",
+            ),
+            lambda said: said.count("demo/web:1 on") == 10,
+            8,
+        )  # fmt: skip
+
+
+def test_a_stack_with_networks_is_deployed_and_removed(net: Cluster) -> None:
+    compose = """
+version: "3.8"
+services:
+  web:
+    image: demo/web:1
+    networks: [front]
+    deploy: {replicas: 2}
+  client:
+    image: demo/web:1
+    networks: [front, back]
+networks:
+  front: {}
+  back: {}
+"""
+    net.docker("m1", "stack", "deploy", "--detach=true", "--resolve-image=never", "-c", "-",
+               "shop", stdin=compose)  # fmt: skip
+    net.await_running("m1", "shop_web", 2, 30)
+    net.await_running("m1", "shop_client", 1, 30)
+    host = net.tasks("m1", "shop_client")[0][0]
+    said = ask(net, host, "shop_client", "web")
+    assert "demo/web:1 on" in said
+    net.docker("m1", "stack", "rm", "shop")
+    eventually(
+        lambda: net.docker("m1", "network", "ls", "--format", "{{.Name}}"),
+        lambda names: "shop" not in names,
+        20,
+    )
