@@ -364,4 +364,5 @@ def _same(old: _Networks, new: _Networks) -> bool:
 
 
 def _leaving(task: AssignedTask) -> AssignedTask:
-    return replace(task, desired_state=TaskState.REMOVE)
+    """Of a task that is told no more nobody will say that it is drained."""
+    return replace(task, desired_state=TaskState.REMOVE, drained=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from agent.dependencies import Dependencies
+from agent.engine import leaving
 from agent.engine.container import Container
 from agent.engine.engine import Engine
 from agent.engine.from_task import attachments_of, container_of
@@ -156,7 +157,7 @@ class EngineController:
     async def shutdown(self) -> None:
         container = self._found()
         if container is not None:
-            await self._engine.lifecycle.stop(container)
+            await leaving.stop(self._engine.lifecycle, container)
         await self._dependencies.withdraw(self._task.id)
 
     async def remove(self) -> None:

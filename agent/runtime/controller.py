@@ -65,7 +65,10 @@ class Controller(Protocol):
         ...
 
     async def shutdown(self) -> None:
-        """Stop it gracefully: its stop signal, then after the grace period SIGKILL."""
+        """Stop it gracefully: its stop signal, then after the grace period SIGKILL.
+
+        Requests that it has already may first use up half of the grace period.
+        """
         ...
 
     async def remove(self) -> None:

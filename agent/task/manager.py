@@ -20,9 +20,12 @@ from shoal.model.assignment import AssignedTask
 from shoal.model.errors import ClusterError, Unavailable
 from shoal.model.ids import TaskID
 from shoal.model.objects import TaskStatus
+from shoal.model.states import TaskState
 
 _log = structlog.get_logger(__name__)
 
+DRAIN_SECONDS = 3.0
+"""So long a task that is to stop waits for the word that nobody asks it any more."""
 RETRIES = Backoff(first=0.25, cap=30.0)
 
 Report = Callable[[TaskID, TaskStatus], None]
@@ -142,6 +145,18 @@ class TaskManager:
             error = f"internal error in step {step}: {failure!r}"
         return Outcome(error=error, retryable=retryable, seen=self._controller.state())
 
+    async def _drain(self) -> None:
+        """Wait until no host sends it requests any more, as far as it can have had any."""
+        if self._status.state is not TaskState.RUNNING:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self._task.drained:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            _log.warning("not drained in time", task=self._task.id, seconds=DRAIN_SECONDS)
+
     async def _call(self, step: Step) -> None:
         match step:
             case Step.PREPARE:
@@ -151,6 +166,7 @@ class TaskManager:
             case Step.WAIT:
                 await self._controller.wait()
             case Step.STOP:
+                await self._drain()
                 await self._controller.shutdown()
             case Step.REMOVE:
                 await self._controller.remove()
