@@ -41,11 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(verb.module)
             module.add_arguments(subparser)
             run = module.run
-    arguments = parser.parse_args(words)
+    # what follows `--` is another program's: argparse would take options before it for that too
+    ours, theirs = _split(words)
+    arguments = parser.parse_args(ours)
     del arguments.verb
     if run is None:
         parser.error("a verb is wanted")
+    if theirs:
+        if "command" not in arguments:
+            parser.error(f"nothing is expected after --, but there is {theirs[0]}")
+        arguments.command = [*arguments.command, *theirs]
     return _run(run, arguments)
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before `--` and those after it."""
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
 def _run(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ls.add_argument("--json", action="store_true", help="print the hosts as JSON")
     run_in = _verb(verbs, "exec", "run a command on a host: exec HOST -- CMD")
     run_in.add_argument("host")
-    run_in.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    run_in.add_argument("command", nargs="*", metavar="-- CMD")
     _verb(verbs, "stop", "end a host's daemons in order; containers stay").add_argument("host")
     kill = _verb(verbs, "kill", "cut a host's power, or kill one of its daemons")
     kill.add_argument("host")
@@ -155,7 +155,6 @@ def _row(
 
 
 def _exec(registry: Registry, args: argparse.Namespace) -> NoReturn:
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if not command:
+    if not args.command:
         raise InvalidArgument("exec HOST -- CMD needs a command")
-    boot.run_inside(registry.get(args.name).host(args.host), command)
+    boot.run_inside(registry.get(args.name).host(args.host), args.command)
