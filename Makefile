@@ -7,7 +7,7 @@ format: ; $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 lint: ; $(BIN)/ruff format --check . && $(BIN)/ruff check .
 types: ; $(BIN)/mypy
 arch: ; $(BIN)/lint-imports && $(BIN)/pytest -q tests/architecture
-unit: ; $(BIN)/pytest -q tests/unit tests/properties
+unit: ; $(BIN)/pytest -q $(wildcard tests/unit tests/properties)
 test: ; ./scripts/test
 integration: ; $(BIN)/pytest -q tests/contract tests/integration
 e2e: ; $(BIN)/pytest -q tests/e2e

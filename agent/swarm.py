@@ -6,7 +6,9 @@ cluster half is the manager's (`agent.api.cluster`). Built by `agent.__main__`.
 """
 
 import asyncio
+import contextlib
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,7 @@ class HostCluster:
             self._removed = str(denied.exceptions[0])
             _log.error("the cluster does not know this node any more", reason=self._removed)
             self._present.clear()
+            await self._retire_manager()
         finally:
             self._life = None
             self._ended.set()
@@ -225,9 +228,19 @@ class HostCluster:
             save_managers(self._plain.state, known)
         await self._host.start_manager()
 
+    async def _retire_manager(self) -> None:
+        """Of a node that was removed: its etcd is no member any more. Its data stay.
+
+        They may be the newest there are, if it was a restored cluster that disowned us.
+        """
+        if self._current is not None and self._current.get().role is Role.MANAGER:
+            await self._host.stop_manager()
+            await self._host.stop_etcd(purge_state=False)
+
     async def _stop_manager(self) -> None:
         await self._host.stop_manager()
         await self._host.stop_etcd(purge_state=True)
+        await asyncio.to_thread(_remove_tree, self._plain.manager_secrets)
 
     # -- the three calls
 
@@ -329,7 +342,7 @@ class HostCluster:
             agent, current = self._agent, self._current
             if agent is None or current is None:
                 raise Unavailable(NOT_PART)
-            if current.get().role is Role.MANAGER:
+            if current.get().role is Role.MANAGER and not self._removed:
                 if not force:
                     raise Unavailable(MANAGER_LEAVES)
                 await self._leave_managers(agent, current.get())
@@ -437,3 +450,8 @@ class HostCluster:
                 {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
             ],
         }
+
+
+def _remove_tree(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)

@@ -104,18 +104,24 @@ class AdmissionService(members_pb2_grpc.MembersServicer):
     """Serves `Members`."""
 
     def __init__(
-        self, membership: Membership, roster: Roster, memory: Memory, data_key: bytes
+        self,
+        membership: Membership,
+        roster: Roster,
+        memory: Memory,
+        barrier: Barrier,
+        data_key: bytes,
     ) -> None:
         self._membership = membership
         self._roster = roster
         self._memory = memory
+        self._barrier = barrier
         self._data_key = data_key
 
     @override
     async def Admit(
         self, request: members_pb2.AdmitRequest, context: Any
     ) -> members_pb2.AdmitResponse:
-        node = self._caller(context)
+        node = await self._caller(context)
         admission = await self._membership.add_learner(node, request.peer_url)
         return members_pb2.AdmitResponse(
             member=admission.member,
@@ -127,7 +133,7 @@ class AdmissionService(members_pb2_grpc.MembersServicer):
     async def Promote(
         self, request: members_pb2.PromoteRequest, context: Any
     ) -> members_pb2.PromoteResponse:
-        node = self._caller(context)
+        node = await self._caller(context)
         await self._membership.promote(request.member)
         await self._roster.enter(
             node,
@@ -143,12 +149,16 @@ class AdmissionService(members_pb2_grpc.MembersServicer):
     async def Remove(
         self, request: members_pb2.RemoveRequest, context: Any
     ) -> members_pb2.RemoveResponse:
-        self._caller(context)
+        await self._caller(context)
         await self._roster.remove(NodeID(request.node_id))
         return members_pb2.RemoveResponse()
 
-    def _caller(self, context: Any) -> NodeID:
-        """The calling node; it must be wanted as a manager."""
+    async def _caller(self, context: Any) -> NodeID:
+        """The calling node; it must be wanted as a manager, by the store's present word.
+
+        A node that joined through another manager a moment ago is not in memory here yet.
+        """
+        await self._barrier.reached()
         node = NodeID(peer_of_call(context).node_id)
         found = self._memory.node(node)
         if found is None or found.spec.role != NodeRole.MANAGER.value:

@@ -30,7 +30,7 @@ class ManagerFiles:
     """What a manager keeps on disk beside its identity: etcd's certificate and the data key."""
 
     def __init__(self, config: HostConfig) -> None:
-        self._directory = Path(config.state) / "manager"
+        self._directory = config.manager_secrets
         self._key = self._directory / "data.key"
 
     @property
@@ -64,11 +64,6 @@ class ManagerFiles:
 
     def save_data_key(self, key: bytes) -> None:
         self._save(self._key, key)
-
-    def remove(self) -> None:
-        """Forget everything: this host is no manager any more."""
-        for path in (self.tls.key, self.tls.cert, self.tls.ca, str(self._key)):
-            Path(path).unlink(missing_ok=True)
 
     def _save(self, path: Path, data: bytes) -> None:
         """On disk, whole, readable by root alone, when this returns."""

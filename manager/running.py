@@ -110,7 +110,9 @@ class RunningManager:
         self._certificates = CertificateService(
             CertificateTrust(self.authorities, self.memory, self.barrier), clock
         )
-        self._admission = AdmissionService(self.membership, self.roster, self.memory, data_key)
+        self._admission = AdmissionService(
+            self.membership, self.roster, self.memory, self.barrier, data_key
+        )
         self._joining = JoiningListener(
             JoiningTrust(self.authorities, self.memory, self.commit, self.barrier, clock, ids),
             current,
@@ -151,11 +153,14 @@ class RunningManager:
         return "[::]" if ":" in self._config.address else "0.0.0.0"  # noqa: S104 - mTLS
 
     def _admit(self, peer: Peer) -> None:
-        """A manager's certificate is good only while its node is meant to be one."""
+        """A manager's certificate is good only while its node is wanted as one.
+
+        Not until it has left the store's members: that takes seconds; demotion acts at once.
+        """
         node = self.memory.node(NodeID(peer.node_id))
         if peer.role is not Role.MANAGER or node is None:
             return
-        if node.role_told is not NodeRole.MANAGER:
+        if node.spec.role != NodeRole.MANAGER.value:
             raise PermissionDenied(f"node {peer.node_id} is not a manager any more")
 
     def _confidences(self) -> Confidences:

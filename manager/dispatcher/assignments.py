@@ -67,7 +67,7 @@ def cluster_part(view: View) -> ClusterPart:
             managers=tuple(
                 ManagerAddress(node_id=node.id, address=node.manager.addr)
                 for node in view.nodes()
-                if node.manager is not None and node.role is NodeRole.MANAGER
+                if node.manager is not None and node.spec.role == NodeRole.MANAGER.value
             )
         ),
         port=cluster.data_path_port if cluster is not None else 4789,

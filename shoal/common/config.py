@@ -48,6 +48,11 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     etcd: str = "etcd"
 
     @property
+    def manager_secrets(self) -> Path:
+        """What a host has only while it is a manager: etcd's certificate, the data key."""
+        return Path(self.state) / "manager"
+
+    @property
     def data_path(self) -> str:
         """The address VXLAN uses."""
         return self.data_path_address or self.address

@@ -1,10 +1,11 @@
 """A sandbox of real hosts, driven by the stock CLI: what the end-to-end tests stand on."""
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,7 +107,8 @@ class Cluster:
 
     def node_state(self, host: str, node: str) -> str:
         rows = self.docker(host, "node", "ls", "--format", "{{.Hostname}} {{.Status}}")
-        return next(row.split()[1] for row in rows.splitlines() if row.startswith(node))
+        found = (row.split()[1] for row in rows.splitlines() if row.startswith(f"{node} "))
+        return next(found, "")
 
     def containers(self) -> dict[str, str]:
         """Every running container of every host -> its pid and start time."""
@@ -120,7 +122,75 @@ class Cluster:
                 found[identity] = facts
         return found
 
+    def containers_on(self, host: str, service: str) -> dict[str, str]:
+        """Running containers of a service on one host -> pid and start time."""
+        label = f"label=com.docker.swarm.service.name={service}"
+        ids = self.docker(host, "ps", "-q", "--no-trunc", "--filter", label).split()
+        form = "{{.Id}} {{.State.Pid}} {{.State.StartedAt}}"
+        rows = self.docker(host, "inspect", "--format", form, *ids) if ids else ""
+        return {row.split(" ", 1)[0]: row.split(" ", 1)[1] for row in rows.splitlines()}
+
+    def containers_of(self, service: str, hosts: Iterable[str] = ()) -> dict[str, str]:
+        """The same, of several hosts; without any named, of all."""
+        found: dict[str, str] = {}
+        for host in hosts or self.hosts:
+            found |= self.containers_on(host, service)
+        return found
+
+    def update_state(self, host: str, service: str) -> str:
+        form = "{{.UpdateStatus.State}}"
+        return self.docker(host, "service", "inspect", "-f", form, service, check=False).strip()
+
+    def run_directory(self, host: str) -> Path:
+        return Path(self.hosts[host]["docker_host"].removeprefix("unix://")).parent
+
+    def daemons(self, host: str) -> list[int]:
+        """Pids of every live process that runs Shoal's programs or etcd for this host."""
+        wanted = str(self.run_directory(host)).encode()
+        found: set[int] = set()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] in "ZX":
+                continue
+            if wanted in words and b"host" in words:
+                found.add(int(entry.name))
+            if words[0].endswith(b"etcd") and os.fsencode(self.etcd_directory(host)) == _cwd(
+                entry
+            ):
+                found.add(int(entry.name))
+        return sorted(found)
+
+    def etcdctl(self, directory: Path, *words: str) -> str:
+        """`etcdctl` on the member whose directory it is, over its private socket."""
+        done = subprocess.run(
+            ["etcdctl", "--endpoints=unix://localhost:2379", *words],
+            cwd=directory,
+            env={**os.environ, "ETCDCTL_API": "3"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def etcd_directory(self, host: str) -> Path:
+        return self.run_directory(host).with_name("state") / "etcd"
+
     def pids(self, host: str) -> dict[str, int | None]:
-        run = Path(self.hosts[host]["docker_host"].removeprefix("unix://")).parent
-        pids: dict[str, int | None] = json.loads((run / "pids.json").read_text())
+        path = self.run_directory(host) / "pids.json"
+        pids: dict[str, int | None] = json.loads(path.read_text())
         return pids
+
+
+def _cwd(process: Path) -> bytes:
+    try:
+        return os.fsencode((process / "cwd").readlink())
+    except OSError:
+        return b""

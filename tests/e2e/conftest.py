@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.cluster import ROOT, Cluster
 
-IMAGES = ("busybox-latest", "demo-web-1", "demo-web-2", "demo-fail-1")
+IMAGES = ("busybox-latest", "demo-sleep-1", "demo-web-1", "demo-web-2", "demo-fail-1")
 
 
 @pytest.fixture(scope="session")

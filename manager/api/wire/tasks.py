@@ -4,7 +4,7 @@ from manager.api.wire.envelope import Json, envelope, instant
 from manager.api.wire.networks import swarm_network_json
 from manager.view import View
 from shoal.model.ids import NetworkID
-from shoal.model.objects import Task, TaskStatus
+from shoal.model.objects import Task
 
 
 def task_json(view: View, task: Task) -> Json:
@@ -18,7 +18,7 @@ def task_json(view: View, task: Task) -> Json:
         out["Slot"] = slot
     if task.node_id is not None:
         out["NodeID"] = task.node_id
-    out["Status"] = _status(task.status)
+    out["Status"] = _status(task)
     out["DesiredState"] = task.desired_state.api_name
     if task.networks:
         out["NetworksAttachments"] = [
@@ -46,14 +46,16 @@ def shown_slot(task: Task) -> int:
     return task.slot - 1 if task.slot and task.job_iteration is not None else task.slot
 
 
-def _status(status: TaskStatus) -> Json:
+def _status(task: Task) -> Json:
+    status = task.status
     out: Json = {
         "Timestamp": instant(status.timestamp),
         "State": status.state.api_name,
         "Message": status.message,
     }
-    if status.err:
-        out["Err"] = status.err
+    # Swarm's lost tasks go on as "Running" without a word; ours say why they are to stop.
+    if trouble := status.err or ("" if task.wanted or task.ended else task.reason):
+        out["Err"] = trouble
     if status.container is not None:
         out["ContainerStatus"] = {
             "ContainerID": status.container.container_id,

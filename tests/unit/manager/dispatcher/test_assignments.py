@@ -262,3 +262,14 @@ def test_a_task_is_told_anew_only_where_something_of_it_changed() -> None:
     view.drop("t0")
     assert len(tasks()) == 2
     assert TaskID("t0") not in parts._told
+
+
+def test_a_manager_that_is_to_be_demoted_is_listed_no_more() -> None:
+    """Agents open their doors to those in the list: demotion acts at once."""
+    stays, goes = (
+        make_node(name, role=NodeRole.MANAGER, manager=ManagerInfo(addr=f"{name}:2377"))
+        for name in ("n1", "n2")
+    )
+    goes = replace(goes, spec=replace(goes.spec, role=NodeRole.WORKER.value))
+    part = cluster_part(tables(stays, goes))
+    assert [each.node_id for each in part.managers.managers] == [N1]
