@@ -127,6 +127,7 @@ class RunningManager:
             group.create_task(follow(self._store, self.current), name="identity on disk")
             await self.feed.ready()
             group.create_task(keep("presence", self._presence.run), name="presence")
+            group.create_task(keep("sessions", self._sessions.run), name="sessions")
             group.create_task(keep("statuses", self._statuses.run), name="statuses")
             group.create_task(keep("draining", self._draining.run), name="draining")
             group.create_task(keep("leadership", self.leadership.run), name="leadership")

@@ -154,7 +154,7 @@ class Dispatcher(DispatcherServicer):
         except* ClusterError as group:
             raise group.exceptions[0] from group
         finally:
-            await self._sessions.close(session)
+            self._sessions.close(session)
             self._draining.wake()
             _log.info("session closed", node=node, session=session.id)
 

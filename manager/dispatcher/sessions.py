@@ -4,11 +4,16 @@
 it vanishes with the manager. It is written at connect and removed at disconnect; heartbeats
 never reach the store. A node that registers again, here or elsewhere, takes its session over,
 and the older one ends.
+
+Removal is `run`'s, not the stream's: gRPC may cancel a stream's handler in the middle of its
+last steps, and the lease lives as long as the manager, so that a key left behind would keep a
+dead node ready.
 """
 
 import asyncio
 from collections.abc import Iterable
 
+import msgspec
 import structlog
 
 from manager.dispatcher.assignments import TaskParts
@@ -17,7 +22,7 @@ from manager.dispatcher.presence import Presence
 from manager.store.barrier import Barrier
 from manager.store.codec import encode
 from manager.store.keys import ROOT, describe_key, session_key
-from manager.store.kv import KV, DeleteRange, ModRevisionIs, Op, Put
+from manager.store.kv import KV, DeleteRange, ModRevisionIs, Op, Put, ValueIs
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
 from shoal.model.assignment import Assignments, Stamp
@@ -27,13 +32,30 @@ from shoal.model.objects import NodeReport, NodeSession
 
 _log = structlog.get_logger(__name__)
 
+REMOVE_SECONDS = 2.0
+RETRY_SECONDS = 0.3
+UNSURE_SECONDS = 10.0
+"""For so long a write of unknown outcome may still happen: above etcd's own limit (7 s)."""
+
+
+class Leftover(msgspec.Struct, frozen=True):
+    """A key that is to go while it holds this value; looked for again until a loop's time."""
+
+    key: bytes
+    value: bytes
+    lease: int
+    until: float
+
 
 class AgentSession:
     """One agent's session: what it was told last and has applied, when it was heard last."""
 
-    def __init__(self, node: NodeID, identity: str, revision: int, heard: float) -> None:
+    def __init__(
+        self, node: NodeID, identity: str, revision: int, heard: float, leftover: Leftover
+    ) -> None:
         self.node = node
         self.id = identity
+        self.leftover = leftover
         self.revision = revision
         self.heard = heard
         self.told: Assignments | None = None
@@ -76,6 +98,8 @@ class Sessions:
         self._ids = ids
         self._open: dict[NodeID, AgentSession] = {}
         self._opening: dict[NodeID, int] = {}
+        self._leftovers: list[Leftover] = []
+        self._woken = asyncio.Event()
         presence.on_loss(self.end_all)
 
     def open(self) -> Iterable[AgentSession]:
@@ -114,28 +138,39 @@ class Sessions:
         """Write the session's key, and have the session from then on."""
         identity = self._ids.new()
         record = NodeSession(manager=self._manager, session=identity, since=self._clock.now())
+        leftover = Leftover(session_key(node).encode(), encode(record), lease, 0.0)
+        try:
+            revision = await self._write(node, report, leftover)
+        except BaseException:
+            # It may have been written, or be so yet: an unknown outcome, a handler cancelled.
+            until = self._time() + UNSURE_SECONDS
+            self._remove(msgspec.structs.replace(leftover, until=until))
+            raise
+        older = self._open.pop(node, None)
+        if older is not None:
+            older.end()
+        session = AgentSession(node, identity, revision, self._time(), leftover)
+        self._open[node] = session
+        _log.info("session opened", node=node, session=identity)
+        return session
+
+    async def _write(self, node: NodeID, report: NodeReport, session: Leftover) -> int:
+        """Store the session's key, while the node is a member; the revision."""
         while True:
             known = self._memory.node(node)
             if known is None:
                 raise PermissionDenied(
                     f"node {node} is not a member of this cluster (any more)"
                 )
-            ops: list[Op] = [Put(session_key(node).encode(), encode(record), lease)]
+            ops: list[Op] = [Put(session.key, session.value, session.lease)]
             described = self._memory.part(describe_key(node))
             if described is None or described.record != report:
                 ops.append(Put(describe_key(node).encode(), encode(report)))
             guard = ModRevisionIs(f"{ROOT}node/{node}".encode(), known.guard)
             result = await self._kv.txn((guard,), tuple(ops))
             if result.succeeded:
-                break
+                return result.revision
             await self._memory.reached(result.revision)
-        older = self._open.pop(node, None)
-        if older is not None:
-            older.end()
-        session = AgentSession(node, identity, result.revision, self._time())
-        self._open[node] = session
-        _log.info("session opened", node=node, session=identity)
-        return session
 
     async def describe(self, session: AgentSession, report: NodeReport) -> None:
         """Store a changed description, if the session still is the node's."""
@@ -144,17 +179,41 @@ class Sessions:
             (Put(describe_key(session.node).encode(), encode(report)),),
         )
 
-    async def close(self, session: AgentSession) -> None:
-        """End a session and take its key out of the store, unless it is another's by now."""
+    def close(self, session: AgentSession) -> None:
+        """End a session; `run` takes its key out of the store, unless it is another's now."""
         session.end()
         if self._open.get(session.node) is session:
             del self._open[session.node]
-        key = session_key(session.node).encode()
+        self._remove(session.leftover)
+
+    async def run(self) -> None:
+        """Take the keys of ended sessions out of the store, until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            due, self._leftovers = self._leftovers, []
+            left = [each for each in due if not await self._is_gone(each)]
+            if left:
+                self._leftovers.extend(left)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._woken.set()
+
+    def _remove(self, leftover: Leftover) -> None:
+        self._leftovers.append(leftover)
+        self._woken.set()
+
+    async def _is_gone(self, leftover: Leftover) -> bool:
+        """Remove a key, if it is what was left; whether nothing more is to be done about it."""
+        if leftover.lease != self._presence.lease:
+            return True  # the store removes it, with the lease
+        guard = ValueIs(leftover.key, leftover.value)
         try:
-            async with asyncio.timeout(2):
-                await self._kv.txn((ModRevisionIs(key, session.revision),), (DeleteRange(key),))
+            async with asyncio.timeout(REMOVE_SECONDS):
+                result = await self._kv.txn((guard,), (DeleteRange(leftover.key),))
         except (TimeoutError, Unavailable) as error:
-            _log.info("session key left to its lease", node=session.node, reason=str(error))
+            _log.info("a session's key is not removed yet", reason=str(error))
+            return False
+        return result.succeeded or self._time() >= leftover.until
 
     def heard(self, session: AgentSession) -> None:
         """The agent spoke."""

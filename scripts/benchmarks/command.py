@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from scripts.benchmarks import idle, memory, network, schedule, services
+from scripts.benchmarks import failover, idle, memory, network, schedule, services
 
 
 def main() -> int:
@@ -21,6 +21,7 @@ def main() -> int:
     between = words.add_parser("network")
     between.add_argument("--rounds", type=int, default=5)
     between.add_argument("--seconds", type=float, default=2.0)
+    words.add_parser("failover").add_argument("--rounds", type=int, default=10)
     asked = parser.parse_args()
     match asked.what:
         case "start":
@@ -35,6 +36,8 @@ def main() -> int:
             found = idle.idle(asked.replicas, asked.seconds)
         case "network":
             found = network.network(asked.rounds, asked.seconds)
+        case "failover":
+            found = failover.failover(asked.rounds)
         case _:
             found = schedule.schedule(asked.tasks, asked.nodes, asked.more, asked.passes)
     print(json.dumps(found))

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -42,6 +42,10 @@ class Host:
         self.socket = str(told["docker_host"]).removeprefix("unix://")
         self.run = Path(self.socket).parent
         self._line = _Unix(self.socket)
+
+    def anew(self) -> "Host":
+        """The same host by a new connection: the old one died with it."""
+        return Host({"docker_host": f"unix://{self.socket}"})
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One call of the API; its JSON."""

@@ -22,6 +22,9 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("host", "shoal.host.command", "run this machine as a host; what systemd starts"),
+    Verb(
+        "doctor", "shoal.cli.doctor.command", "say what is wrong with this host, and what helps"
+    ),
     Verb("sandbox", "shoal.cli.sandbox.command", "several hosts on this machine, to try it on"),
 )
 

@@ -35,6 +35,7 @@ from shoal.model.assignment import ManagerAddress
 from shoal.model.changes import Change, Create, Delete, Group, Update
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Cluster, ManagerInfo, Node, Service, Task, TaskStatus
+from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.spec.task import ContainerSpec, TaskSpec
 from shoal.model.states import NodeRole, TaskState
@@ -95,6 +96,7 @@ class Lab:
         made = Node(
             id=node,
             role=role,
+            spec=NodeSpec(role=role.value),
             manager=info,
             subnet=f"10.128.{self.nodes}.0/24",
             addr="127.0.0.1",
@@ -177,6 +179,7 @@ class Lab:
                 group.start(presence.run(), name="presence")
                 group.start(statuses.run(), name="statuses")
                 group.start(draining.run(), name="draining")
+                group.start(sessions.run(), name="sessions")
                 await until(lambda: presence.lease is not None)
                 yield ManagerAddress(node_id=node, address=address), sessions
                 group.stop()
