@@ -28,6 +28,7 @@ from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.join_client import Newcomer, join
 from shoal.common.known_managers import save_managers
+from shoal.common.ports import AGENT_PORT, MANAGER_PORTS, check_free
 from shoal.common.renewal import Renewal
 from shoal.common.rpc import channel, unary
 from shoal.common.supervise import StoppableGroup, stoppable_group
@@ -248,6 +249,7 @@ class HostCluster:
         """Found a cluster here; the manager's answer as (status, JSON)."""
         async with self._turn:
             self._must_be_free()
+            check_free(self._plain, (*MANAGER_PORTS, AGENT_PORT))
             await self._host.start_manager()
             try:
                 async with asyncio.timeout(FOUND_SECONDS):
@@ -288,8 +290,13 @@ class HostCluster:
                 raise InvalidArgument(
                     "at least 1 RemoteAddr is required to join", field="RemoteAddrs"
                 )
-            config = choose(
-                self._plain, request.advertise_addr, request.data_path_addr, self._plain.port
+            check_free(self._plain, (AGENT_PORT,))
+            config = await asyncio.to_thread(
+                choose,
+                self._plain,
+                request.advertise_addr,
+                request.data_path_addr,
+                request.remote_addrs[0],
             )
             newcomer = Newcomer(
                 hostname=config.hostname,

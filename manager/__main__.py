@@ -92,9 +92,7 @@ class Manager:
             request = await call.body(InitRequest)
             if founded.done():
                 raise Unavailable("this host is founding a cluster at this moment")
-            self._config = choose(
-                self._config, request.advertise_addr, request.data_path_addr, self._config.port
-            )
+            self._config = choose(self._config, request.advertise_addr, request.data_path_addr)
             founder = Founder(self._config, self._host, self._clock, self._ids)
             identity = await founder.found(request, kv, self._store)
             founded.set_result(identity)

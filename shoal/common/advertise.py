@@ -8,14 +8,18 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from shoal.common.config import HostConfig
+from shoal.common.join_wire import DEFAULT_MANAGER_PORT, split_address
 from shoal.model.errors import InvalidArgument
 
 _FILE = "advertise.json"
+_INSIDE = ("docker", "br-", "veth", "virbr", "podman", "cni", "lxc")
 
 
 class Advertised(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +42,22 @@ def advertised(config: HostConfig) -> HostConfig:
     )
 
 
-def choose(config: HostConfig, advertise: str, data_path: str, port: int) -> HostConfig:
-    """Check the addresses of a request, keep them, and return the configuration with them."""
+class Interface(msgspec.Struct, frozen=True):
+    """An interface of this host that is up, and its addresses that others can reach."""
+
+    name: str
+    addresses: tuple[str, ...]
+
+
+def choose(config: HostConfig, advertise: str, data_path: str, towards: str = "") -> HostConfig:
+    """Check the addresses of a request, keep them, and return the configuration with them.
+
+    Without an address, a host that was given none at its start takes the one towards the
+    manager that it joins, or its only one; two are too many, as Swarm has it.
+    """
+    port = config.port
+    if not advertise and config.address_guessed:
+        advertise = _towards(towards) if towards else only_one(interfaces(config.instance))
     chosen = Advertised(
         address=_local(advertise, "AdvertiseAddr", port),
         data_path_address=_local(data_path, "DataPathAddr", 0),
@@ -54,6 +72,78 @@ def choose(config: HostConfig, advertise: str, data_path: str, port: int) -> Hos
 def forget(config: HostConfig) -> None:
     """The host has left its cluster."""
     _path(config).unlink(missing_ok=True)
+
+
+def only_one(found: Sequence[Interface]) -> str:
+    """The only address there is; InvalidArgument with Swarm's sentences otherwise."""
+    for each in found:
+        if len(each.addresses) > 1:
+            raise InvalidArgument(
+                f"could not choose an IP address to advertise since this system has multiple "
+                f"addresses on interface {each.name} ({each.addresses[0]} and "
+                f"{each.addresses[1]})",
+                field="AdvertiseAddr",
+            )
+    if len(found) > 1:
+        one, other = found[:2]
+        raise InvalidArgument(
+            f"could not choose an IP address to advertise since this system has multiple "
+            f"addresses on different interfaces ({one.addresses[0]} on {one.name} and "
+            f"{other.addresses[0]} on {other.name})",
+            field="AdvertiseAddr",
+        )
+    if not found:
+        raise InvalidArgument(
+            "could not find the system's IP address",
+            field="AdvertiseAddr",
+        )
+    return found[0].addresses[0]
+
+
+def interfaces(instance: str) -> list[Interface]:
+    """Those of this host that are up and lead to other hosts."""
+    listed = subprocess.run(
+        ["ip", "-json", "address", "show", "up", "scope", "global"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    return read_interfaces(listed, instance)
+
+
+def read_interfaces(listed: bytes, instance: str) -> list[Interface]:
+    """Out of what `ip -json` prints: IPv4 addresses, IPv6 where there is no other.
+
+    Bridges and cables of containers, Shoal's and others', lead to this host only.
+    """
+    found = []
+    for link in msgspec.json.decode(listed or b"[]"):
+        name = link.get("ifname", "")
+        if not name or name.startswith((instance, *_INSIDE)):
+            continue
+        addresses = [
+            (info["family"], info["local"])
+            for info in link["addr_info"]
+            if "local" in info and not info.get("deprecated") and not info.get("temporary")
+        ]
+        best = [a for f, a in addresses if f == "inet"] or [a for _, a in addresses]
+        if best:
+            found.append(Interface(name, tuple(best)))
+    return found
+
+
+def _towards(manager: str) -> str:
+    """The address from which this host speaks to a manager; no packet is sent."""
+    host, port = split_address(manager, DEFAULT_MANAGER_PORT)
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise InvalidArgument(
+            f"RemoteAddrs: there is no way from this host to {manager}: {error.strerror}",
+            field="RemoteAddrs",
+        ) from error
 
 
 def _path(config: HostConfig) -> Path:

@@ -28,6 +28,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         state: what must survive a restart: identity, roles, etcd, images, tasks.
         run: sockets, pids and mounts; empty after a reboot.
         address: where the other hosts reach this one, an IP address.
+        address_guessed: nobody gave it; what enters a cluster asks for one where it is unsure.
         hostname: the node's name in `docker node ls`.
         instance: prefix of every kernel object's name, so that several hosts share a machine.
         data_path_address: where VXLAN traffic goes; empty means `address`.
@@ -37,6 +38,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     state: str = "/var/lib/shoal"
     run: str = "/run/shoal"
     address: str = ""
+    address_guessed: bool = False
     hostname: str = ""
     instance: str = "shoal"
     data_path_address: str = ""
@@ -100,12 +102,16 @@ def _completed(config: HostConfig) -> HostConfig:
         state=str(Path(config.state).absolute()),
         run=str(Path(config.run).absolute()),
         address=config.address or _outgoing_address(),
+        address_guessed=not config.address,
         hostname=config.hostname or socket.gethostname(),
     )
 
 
 def _outgoing_address() -> str:
-    """The address the kernel would use towards the world; no packet is sent."""
+    """The address the kernel would use towards the world; no packet is sent.
+
+    A host without a way out has the loopback until it is told, at init or join.
+    """
     for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with socket.socket(family, socket.SOCK_DGRAM) as udp:
             try:
@@ -113,10 +119,7 @@ def _outgoing_address() -> str:
             except OSError:
                 continue
             return str(udp.getsockname()[0])
-    raise InvalidArgument(
-        "this host has no route out to choose an address by: give one with --address",
-        field="address",
-    )
+    return "127.0.0.1"
 
 
 def _checked(config: HostConfig) -> HostConfig:
