@@ -6,6 +6,7 @@ hierarchy. Called by `boot` (joining) and `lifecycle` (finding, removing).
 """
 
 import os
+import time
 from pathlib import Path
 
 from shoal.model.errors import Internal
@@ -58,6 +59,16 @@ def remove(group: str) -> list[Path]:
                 continue
             except OSError:
                 left.append(Path(directory))
+    return left
+
+
+def remove_soon(group: str, seconds: float = 2) -> list[Path]:
+    """The same, with patience: the kernel lets go of ended processes a little later."""
+    deadline = time.monotonic() + seconds
+    while left := remove(group):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
     return left
 
 

@@ -233,7 +233,10 @@ class Lifecycle:
             network.remove_netns(path.name)
         mounts.detach_below(host.directory)
         network.unplug(plan, host)
-        if left := cgroups.remove(host.cgroup) + cgroups.remove(host.container_cgroup):
+        if left := [
+            *cgroups.remove_soon(host.cgroup),
+            *cgroups.remove_soon(host.container_cgroup),
+        ]:
             raise Unavailable(f"control groups are still in use: {', '.join(map(str, left))}")
         shutil.rmtree(host.run, ignore_errors=True)
         (host.directory / "host.pid").unlink(missing_ok=True)

@@ -21,8 +21,12 @@ DAEMONS = ("host", "agent", "manager", "etcd")
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and waits to be reaped does not."""
-    return _state(pid) not in ("", "Z", "X")
+    """Whether the process runs; one that has ended and waits to be reaped does not.
+
+    Of a process that is being killed, the first thread may have ended while others have not.
+    """
+    state = _state(pid)
+    return state not in ("", "Z", "X") or (state == "Z" and _threads(pid) > 1)
 
 
 def daemons(host: HostPlan) -> dict[str, int]:
@@ -144,6 +148,13 @@ def _stat(pid: int) -> list[str]:
 def _state(pid: int) -> str:
     fields = _stat(pid)
     return fields[0] if fields else ""
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
 
 
 def _parent(pid: int) -> int:
