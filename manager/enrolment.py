@@ -2,7 +2,7 @@
 
 A founder (`manager.founding`) makes the first member; every other asks the managers that are
 in, one after another (`RemoteGate`). All of it may be repeated after a crash at any point. What
-the manager then serves is `manager.running`'s.
+the manager then serves is `manager.running`'s. The design: docs/design/cluster-membership.md.
 """
 
 import os

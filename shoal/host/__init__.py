@@ -1,1 +1,4 @@
-"""The supervisor: forks agent and manager from one warm image, runs etcd, restarts them."""
+"""The supervisor: forks agent and manager from one warm image, runs etcd, restarts them.
+
+Its design: docs/design/supervision.md.
+"""

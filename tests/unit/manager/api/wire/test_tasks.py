@@ -3,6 +3,7 @@
 from typing import Any
 
 from manager.api.wire.tasks import task_json
+from manager.store.tables import Tables
 from shoal.model.ids import ServiceID, TaskID
 from shoal.model.objects import Task, TaskStatus
 from shoal.model.spec.service import ServiceSpec
@@ -24,7 +25,7 @@ def task(**fields: Any) -> Task:
 
 
 def shown(of: Task) -> dict[str, Any]:
-    status = task_json(of)["Status"]
+    status = task_json(Tables(), of)["Status"]
     assert isinstance(status, dict)
     return status
 
