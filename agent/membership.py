@@ -8,7 +8,7 @@ its owner's. No manager in reach is no trouble: the tasks go on by the journal.
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -30,6 +30,12 @@ from shoal.model.objects import NodeReport
 _log = structlog.get_logger(__name__)
 
 RECONNECT = Backoff(first=0.1, factor=2.0, cap=2.0, jitter=0.5)
+PATIENCE = Backoff(first=0.75, factor=2.0, cap=12.0, jitter=0.0)
+"""Seconds that a manager has for connection and welcome, growing with failures in a row.
+
+Little at first: one that has just lost its store lets its callers wait, and a node may be
+without a session for 2.5 s. Much in the end: managers under load, or far away, are slow.
+"""
 DENIALS = 2
 """So many refusals in a row, by any managers, mean that the node was removed."""
 
@@ -155,25 +161,29 @@ class ClusterAgent:
     # ------------------------------------------------------------------------
 
     async def _keep_session(self) -> None:
-        delays = RECONNECT.delays(self._chance)
+        delays, patience = self._fresh()
         address = ""
         while True:
             identity = self._current.get()
             address = self._managers.choose(self._chance, avoid=address)
-            opened = await self._talk(address, identity)
+            opened = await self._talk(address, identity, next(patience))
             if self._current.get() is not identity:
                 address = ""
                 continue
             if opened:
-                delays = RECONNECT.delays(self._chance)
+                delays, patience = self._fresh()
             await asyncio.sleep(next(delays))
 
-    async def _talk(self, address: str, identity: Identity) -> bool:
+    def _fresh(self) -> tuple[Iterator[float], Iterator[float]]:
+        """Pauses between attempts, and the patience with each, from their beginning."""
+        return RECONNECT.delays(self._chance), PATIENCE.delays(self._chance)
+
+    async def _talk(self, address: str, identity: Identity, patience: float) -> bool:
         """One session, until it ends or the identity changes; whether it was opened."""
         if not address:
             self._error = "no manager is known"
             return False
-        error = await self._session_with(address, identity)
+        error = await self._session_with(address, identity, patience)
         opened = self._serving != ""
         self._serving, self._session = "", None
         if error is None:
@@ -187,7 +197,9 @@ class ClusterAgent:
                 raise error
         return opened
 
-    async def _session_with(self, address: str, identity: Identity) -> ClusterError | None:
+    async def _session_with(
+        self, address: str, identity: Identity, patience: float
+    ) -> ClusterError | None:
         """None when another identity ended it."""
         failure: ClusterError | None = None
         async with channel(address, identity) as connection:
@@ -197,6 +209,7 @@ class ClusterAgent:
                 self._reports,
                 self._describe,
                 lambda identity: self._on_open(address, identity),
+                patience,
             )
             self._session = session
             async with stoppable_group() as group:

@@ -25,7 +25,6 @@ from shoal.model.objects import NodeReport
 _log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 2.0
-WELCOME_SECONDS = 12.0
 SILENCE_SECONDS = 2.0
 """A manager answers each heartbeat; silence for longer than this is the session's end."""
 
@@ -51,7 +50,10 @@ class Listener(Protocol):
 
 
 class Session:
-    """A conversation over a channel; `run` it once."""
+    """A conversation over a channel; `run` it once.
+
+    `patience` bounds the connection, and then the welcome, in seconds.
+    """
 
     def __init__(
         self,
@@ -60,12 +62,14 @@ class Session:
         reports: Reports,
         describe: Callable[[], NodeReport],
         opened: Callable[[str], None],
+        patience: float,
     ) -> None:
         self._channel = channel
         self._listener = listener
         self._reports = reports
         self._describe = describe
         self._opened = opened
+        self._patience = patience
         self._described = NodeReport()
         self._told = NOTHING
         self._sequence = 0
@@ -98,7 +102,7 @@ class Session:
         await self._connected()
         stream: Stream = dispatcher_pb2_grpc.DispatcherStub(self._channel).Session()
         try:
-            async with asyncio.timeout(WELCOME_SECONDS):
+            async with asyncio.timeout(self._patience):
                 heartbeat = await self._register(stream)
             self._reports.begin_session()
             self._reports.wake = self.wake
@@ -112,8 +116,9 @@ class Session:
 
     async def _connected(self) -> None:
         """Wait for the connection; gRPC itself would try a dead address for 20 seconds."""
+        limit = min(CONNECT_SECONDS, self._patience)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(limit):
                 state = self._channel.get_state(try_to_connect=True)
                 while state is not grpc.ChannelConnectivity.READY:
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
@@ -121,7 +126,7 @@ class Session:
                     await self._channel.wait_for_state_change(state)
                     state = self._channel.get_state(try_to_connect=True)
         except TimeoutError as error:
-            raise Unavailable(f"no answer within {CONNECT_SECONDS:g} s") from error
+            raise Unavailable(f"no answer within {limit:g} s") from error
 
     async def _register(self, stream: Stream) -> float:
         """Say who we are; the seconds between heartbeats."""

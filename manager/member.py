@@ -126,6 +126,8 @@ def etcd_argv(
         "--quota-backend-bytes=4294967296",
         "--heartbeat-interval=50",
         "--election-timeout=500",
+        # A member that hears the others but not their leader must not unseat it.
+        "--pre-vote=true",
         "--logger=zap",
         "--log-outputs=stderr",
         "--log-level=warn",

@@ -23,7 +23,7 @@ from manager.store.barrier import Barrier
 from manager.store.commit import Commit
 from manager.store.feed import Feed
 from manager.store.memory import Memory
-from manager.store.simulated import SimulatedEtcd
+from manager.store.simulated import SimulatedEtcd, SimulatedKV
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
 from shoal.common import rpc
 from shoal.common.certificates import Role, new_csr_pem, new_key_pem
@@ -61,6 +61,7 @@ class Lab:
         self.authority = ClusterAuthority.create(CLOCK.now() - timedelta(hours=1))
         self.memory = Memory()
         self.nodes = 0
+        self.stores: dict[str, SimulatedKV] = {}
         self.service = ServiceID(self.ids.new())
 
     def identity(self, node: NodeID, role: Role) -> Identity:
@@ -173,6 +174,7 @@ class Lab:
         port = rpc.bind(server, "127.0.0.1:0", current)
         address = f"127.0.0.1:{port}"
         await self.add_node(node, address)
+        self.stores[address] = store
         await server.start()
         try:
             async with stoppable_group() as group:

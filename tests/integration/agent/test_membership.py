@@ -71,6 +71,7 @@ class Rig:
         self.network = Network()
         self.reports = Reports()
         self.hostname = "w1"
+        self.seed = 5
 
     def report(self) -> NodeReport:
         return NodeReport(description=NodeDescription(hostname=self.hostname), addr="10.0.0.1")
@@ -87,7 +88,12 @@ class Rig:
             random.Random(4),
         )
         return ClusterAgent(
-            self.current, worker, self.reports, managers, self.report, random.Random(5)
+            self.current,
+            worker,
+            self.reports,
+            managers,
+            self.report,
+            random.Random(self.seed),
         )
 
     @asynccontextmanager
@@ -199,6 +205,19 @@ async def test_another_manager_is_found_at_once(lab: Lab, rig: Rig) -> None:
         await until(lambda: agent.state().manager == second.address)
         assert asyncio.get_running_loop().time() - begun < 1
         assert rig.host.running() == (task,)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_manager_that_hangs_is_left_for_another(lab: Lab, rig: Rig, seed: int) -> None:
+    """Its store lost a moment ago, it lets agents wait: longer than a node may be away."""
+    rig.seed = seed
+    async with lab.manager() as (hanging, _), lab.manager() as (other, _):
+        lab.stores[hanging.address].reachable = False
+        begun = asyncio.get_running_loop().time()
+        async with rig.running(hanging, other) as agent:
+            await until(lambda: agent.state().manager == other.address)
+            assert asyncio.get_running_loop().time() - begun < 2
+        lab.stores[hanging.address].reachable = True
 
 
 async def test_a_killed_session_is_opened_again(lab: Lab, rig: Rig) -> None:
