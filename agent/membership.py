@@ -34,7 +34,7 @@ PATIENCE = Backoff(first=0.75, factor=2.0, cap=12.0, jitter=0.0)
 """Seconds that a manager has for connection and welcome, growing with failures in a row.
 
 Little at first: one that has just lost its store lets its callers wait, and a node may be
-without a session for 2.5 s. Much in the end: managers under load, or far away, are slow.
+without a session for 3.5 s. Much in the end: managers under load, or far away, are slow.
 """
 DENIALS = 2
 """So many refusals in a row, by any managers, mean that the node was removed."""

@@ -82,7 +82,9 @@ class _Lab:
     def _return(self, at: Host, victim: str, *mend: str) -> None:
         self._sandbox(victim, *mend)
         until(lambda: _state(at, victim) == ("ready", "reachable"), f"{victim} is back")
-        self._hosts[victim] = self._hosts[victim].anew()
+        self._hosts[victim] = back = self._hosts[victim].anew()
+        if victim.startswith("m"):
+            until(back.serves, f"the manager of {victim} is back")
 
     def _sandbox(self, host: str, verb: str, *words: str) -> None:
         command = [sys.executable, "-m", "shoal.cli", "sandbox", verb, host, *words]

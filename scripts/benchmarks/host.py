@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +57,15 @@ class Host:
         if answer.status >= 400:
             raise SystemExit(f"{method} {path}: {answer.status} {text.decode()}")
         return json.loads(text) if text else None
+
+    def serves(self) -> bool:
+        """Whether this host answers for the cluster."""
+        try:
+            line = _Unix(self.socket)
+            line.request("GET", "/v1.50/nodes")
+            return line.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
 
     def create(self, name: str, replicas: int, image: str, **spec: Any) -> None:
         """A service."""
