@@ -48,7 +48,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/shoal.Dispatcher/DetachNetwork": EVERY_ROLE,
 }
 HEARTBEAT_SECONDS = 1.0
-SILENCE_SECONDS = 2.5
+SILENCE_SECONDS = 2.0
 REGISTER_SECONDS = 10.0
 
 Requests = AsyncIterator[dispatcher_pb2.AgentMessage]

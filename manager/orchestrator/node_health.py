@@ -16,8 +16,8 @@ from shoal.model.states import NodeState
 
 GRACE = timedelta(seconds=3.5)
 """Above what a restart of the daemons takes (a second or two on a busy machine). What is lost
-without a word is noticed after 2.5 s of silence, or with its manager's lease after 3 s: in all
-6 to 7 s, of the 8 that a lost host's tasks may take until they run elsewhere."""
+without a word is noticed after 2 s of silence, or with its manager's lease after 3 s: in all
+5.5 to 7 s, of the 8 that a lost host's tasks may take until they run elsewhere."""
 GROWS_ABOVE = 500
 """Up to this many nodes the grace is as above, beyond it grows in proportion."""
 
