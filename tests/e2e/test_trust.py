@@ -215,7 +215,7 @@ def test_demoted_manager_is_one_no_more_at_once(two: Cluster) -> None:
         lambda: two.pids("m3"), lambda pids: not pids["manager"] and not pids["etcd"], 15
     )
     assert len(members(two, "m1")) == 2
-    assert managers_secrets(two, "m3") == []
+    eventually(lambda: managers_secrets(two, "m3"), lambda left: left == [], 5)
 
 
 def test_removed_nodes_are_refused_at_every_door(two: Cluster) -> None:
