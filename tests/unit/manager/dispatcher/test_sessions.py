@@ -63,7 +63,7 @@ class Lab:
 @asynccontextmanager
 async def running() -> AsyncIterator[Lab]:
     lab = Lab()
-    commit = Commit(lab.etcd.client(), lab.memory)
+    commit = Commit(lab.etcd.client(), lab.memory, SeededIds(2))
     feed = Feed(lab.etcd.client(), lab.memory, random.Random(3))
     async with stoppable_group() as group:
         group.start(feed.run(), name="feed")

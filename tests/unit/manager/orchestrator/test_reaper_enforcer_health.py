@@ -302,13 +302,13 @@ def test_a_node_with_a_session_is_ready() -> None:
 def test_a_node_that_is_silent_for_the_grace_is_down() -> None:
     silent = make_node("n1", session=False)
     first = health(silent)
-    assert first.wake_at == at(102.5)
+    assert first.wake_at == at(103.5)
     lost = updated(first, type(silent))["n1"]
     assert (lost.state, lost.lost_since) == (NodeState.READY, at(100))
-    assert health(lost, 102) == Decision(wake_at=at(102.5))
-    down = updated(health(lost, 102.5), type(silent))["n1"]
-    assert (down.state, down.down_since) == (NodeState.DOWN, at(102.5))
-    assert down.message == "no session for 2.5 s"
+    assert health(lost, 102) == Decision(wake_at=at(103.5))
+    down = updated(health(lost, 103.5), type(silent))["n1"]
+    assert (down.state, down.down_since) == (NodeState.DOWN, at(103.5))
+    assert down.message == "no session for 3.5 s"
     assert health(down, 200) == NOTHING
 
 
@@ -317,8 +317,8 @@ def test_a_node_that_never_had_a_session_stays_unknown() -> None:
 
 
 def test_the_grace_grows_with_the_cluster() -> None:
-    assert node_health.grace(500) == timedelta(seconds=2.5)
-    assert node_health.grace(5000) == timedelta(seconds=25)
+    assert node_health.grace(500) == timedelta(seconds=3.5)
+    assert node_health.grace(5000) == timedelta(seconds=35)
     silent = make_node("n1", session=False)
-    assert health(silent, more=999).wake_at == at(105)
+    assert health(silent, more=999).wake_at == at(107)
     assert silent.id == NodeID("n1")
