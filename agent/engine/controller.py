@@ -123,6 +123,10 @@ class EngineController:
 
     async def start(self) -> None:
         container = self._container()
+        if container.state.started_at is not None and not container.state.running:
+            # It ran, and the host was cut off before the journal knew: a task runs once.
+            self._check_exit(container)
+            return
         await self._dependencies.provide(self._task)  # gone if the host itself was restarted
         try:
             await self._engine.lifecycle.start(container)

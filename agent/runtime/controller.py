@@ -54,7 +54,11 @@ class Controller(Protocol):
         ...
 
     async def start(self) -> None:
-        """Start it and return once it counts as running: healthy, if it has a check."""
+        """Start it and return once it counts as running: healthy, if it has a check.
+
+        One that has run and ended is not started again: a task runs once. It counts as running,
+        for `wait` to tell the rest, or fails with its exit code.
+        """
         ...
 
     async def wait(self) -> None:
