@@ -39,13 +39,14 @@ class Host:
 
     def __init__(self, told: dict[str, Any]) -> None:
         self.address, self.netns = str(told["address"]), str(told["netns"])
+        self._told = told
         self.socket = str(told["docker_host"]).removeprefix("unix://")
         self.run = Path(self.socket).parent
         self._line = _Unix(self.socket)
 
     def anew(self) -> "Host":
         """The same host by a new connection: the old one died with it."""
-        return Host({"docker_host": f"unix://{self.socket}"})
+        return Host(self._told)
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One call of the API; its JSON."""
