@@ -81,6 +81,7 @@ def moved(event: Event) -> bool:
         return isinstance(event.object, Node)
     return (
         before.state is not after.state
+        or (before.lost_since is None) is not (after.lost_since is None)
         or before.spec != after.spec
         or before.role is not after.role
         or before.description != after.description

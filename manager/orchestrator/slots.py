@@ -64,13 +64,24 @@ def why_leaving(view: View, task: Task) -> str | None:
         return f"node {name_of(node)} is down"
     if node.spec.availability == Availability.DRAIN:
         return f"node {name_of(node)} is drained"
+    if _never_taken(node, task):
+        return f"node {name_of(node)} lost its session before it took the task"
     return None
 
 
+def _never_taken(node: Node, task: Task) -> bool:
+    """Whether the node is not heard of, and has not said yet that it has the task.
+
+    Nothing is lost by moving it at once, and what is created right after a host is lost does
+    not wait for the node to count as down.
+    """
+    return node.lost_since is not None and task.status.state <= TaskState.ASSIGNED
+
+
 def unreachable(view: View, task: Task) -> bool:
-    """Whether nobody can be asked to stop it now: its node is down or gone."""
+    """Whether nobody can be asked to stop it now: its node is down, gone or never took it."""
     node = view.node(task.node_id) if task.node_id is not None else None
-    return node is None or node.state is NodeState.DOWN
+    return node is None or node.state is NodeState.DOWN or _never_taken(node, task)
 
 
 def name_of(node: Node) -> str:

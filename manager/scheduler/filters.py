@@ -72,6 +72,8 @@ def ready(demand: Demand, node: Node, load: Load) -> str | None:
     del demand, load
     if node.state is not NodeState.READY:
         return f"node is {node.state.value}"
+    if node.lost_since is not None:
+        return "node has lost its session"
     match node.spec.availability:
         case Availability.PAUSE:
             return "node is paused"

@@ -209,6 +209,17 @@ def test_what_runs_on_a_drained_node_is_waited_for_and_on_a_lost_one_not() -> No
     assert new.desired_state is S.READY
 
 
+def test_what_a_lost_node_has_not_taken_yet_moves_before_the_node_is_down() -> None:
+    lost = make_node("n1", session=False, lost_since=at(0))
+    waits = make_task(state=S.ASSIGNED, node="n1")
+    (new,) = created(heal(serviced(), [waits], lost))
+    assert new.desired_state is S.RUNNING, "nobody is left who could stop the old one"
+    assert new.reason.endswith("node host-n1 lost its session before it took the task")
+    taken = make_task(state=S.PREPARING, node="n1")
+    assert heal(serviced(), [taken], lost) == NOTHING
+    assert heal(serviced(), [waits], make_node("n1")) == NOTHING
+
+
 def test_a_task_without_a_node_description_is_called_by_its_id() -> None:
     node = make_node("n1", availability="drain", description=None)
     assert updated(heal(serviced(), [make_task()], node))["t1"].reason == "node n1 is drained"

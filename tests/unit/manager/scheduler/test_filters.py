@@ -14,6 +14,7 @@ from shoal.model.states import NodeState
 from shoal.model.states import TaskState as S
 from tests.builders import (
     GIB,
+    at,
     make_generic,
     make_node,
     make_resources,
@@ -41,6 +42,7 @@ def refusal(
         ({}, None),
         ({"state": NodeState.DOWN}, "node is down"),
         ({"state": NodeState.UNKNOWN}, "node is unknown"),
+        ({"lost_since": at(0)}, "node has lost its session"),
         ({"availability": "pause"}, "node is paused"),
         ({"availability": "drain"}, "node is drained"),
         ({"subnet": ""}, "no free subnet in the cluster's node pool"),
