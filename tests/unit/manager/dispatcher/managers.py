@@ -101,7 +101,13 @@ class Manager:
 
     async def run(self) -> None:
         async with stoppable_group() as self.group:
-            for work in (self.feed, self.presence, self.statuses, self.draining):
+            for work in (
+                self.feed,
+                self.presence,
+                self.sessions,
+                self.statuses,
+                self.draining,
+            ):
                 self.group.start(work.run(), name="part")
 
     def die(self, etcd: SimulatedEtcd) -> None:
