@@ -32,6 +32,16 @@ class Companions:
         self._events = events
         self._clock = clock
 
+    def expect(self, container: Container) -> None:
+        """A run begins: if it has a check, it is not healthy before the first one passes.
+
+        Said before anybody can see it run (test_a_task_has_no_name_before_it_is_healthy).
+        """
+        config = container.record.config
+        checked = counting.command(config.healthcheck, config.shell) is not None
+        container.health = Health() if checked else None
+        container.touched()
+
     @asynccontextmanager
     async def beside(self, container: Container) -> AsyncIterator[None]:
         """As long as the block lasts. A companion that fails is logged and disturbs nobody."""
@@ -71,8 +81,7 @@ class Companions:
         started = container.state.started_at
         if config.healthcheck is None or words is None or started is None:
             return
-        container.health = Health()
-        container.touched()
+        health = container.health or Health()
         request = ExecRequest(args=words)
 
         async def process() -> Mapping[str, Any]:
@@ -94,4 +103,4 @@ class Companions:
                 )
 
         prober = Prober(self._runtime, self._clock, container.id)
-        await prober.run(config.healthcheck, process, started, tell, container.health)
+        await prober.run(config.healthcheck, process, started, tell, health)

@@ -267,6 +267,7 @@ class Lifecycle:
 
     async def _launch(self, container: Container) -> None:
         await self._launcher.launch(container)
+        self._companions.expect(container)
         self.publish(container, "start")
 
     # -- removal -----------------------------------------------------------------------------
@@ -315,6 +316,7 @@ class Lifecycle:
             before = container.state
             running, ended = await self._launcher.adopt(container)
             if running:
+                self._companions.expect(container)
                 if not before.running:  # the earlier agent died before it could write it down
                     container.change_state(started_at=self._clock.now())
                 self._spawn(container)

@@ -131,11 +131,32 @@ def test_a_worker_without_a_task_learns_nothing(net: Cluster) -> None:
     net.docker("m1", "network", "rm", "apart")
 
 
+def test_a_task_has_no_name_before_it_is_healthy(net: Cluster) -> None:
+    net.docker("m1", "service", "create", "-d", "--name", "late", "--network", "back",
+               "--constraint", "node.hostname==w1", "--health-cmd", "test -e /tmp/ready",
+               "--health-interval", "200ms", "--health-retries", "1000",
+               "demo/web:1")  # fmt: skip
+    label = ("--filter", "label=com.docker.swarm.service.name=late")
+    status = ("ps", *label, "--format", "{{.Status}}")
+    eventually(lambda: net.docker("w1", *status), lambda text: "starting" in text, 20)
+    assert net.tasks("m1", "late") == [("w1", "Starting")]
+    assert "demo/web" not in ask(net, "w2", "peer", "tasks.late")
+    inside(net, "w1", "late", "touch", "/tmp/ready")
+    net.await_running("m1", "late", 1, 10)
+    eventually(lambda: ask(net, "w2", "peer", "tasks.late"), lambda said: "demo/web" in said, 5)
+    net.docker("m1", "service", "rm", "late")
+
+
 def test_no_request_is_lost_in_an_update(net: Cluster) -> None:
-    """Start-first, under load on the virtual IP and on the published port of two hosts."""
+    """Start-first, under load on the virtual IP and on the published port of two hosts.
+
+    Its health check says when a new task listens; one without is asked as soon as it runs.
+    """
     net.docker("m1", "service", "create", "-d", "--name", "front", "--replicas", "6",
                "--network", "back", "-p", "8090:80", "--update-order", "start-first",
                "--update-parallelism", "2", "--update-monitor", "100ms",
+               "--health-cmd", "wget -q -O /dev/null http://127.0.0.1/",
+               "--health-interval", "200ms",
                "demo/web:1")  # fmt: skip
     net.await_running("m1", "front", 6, 30)
     vip = vip_of(net, "front", "back")
@@ -162,6 +183,7 @@ def test_no_request_is_lost_in_an_update(net: Cluster) -> None:
 def test_no_request_is_lost_when_our_daemons_die_or_a_host_is_drained(net: Cluster) -> None:
     vip = vip_of(net, "front", "back")
     leader = net.leader("m1")
+    asked = next(host for host in ("m1", "m2", "m3") if host != leader)
     loads = [
         Load(vip, 80, pid_of(net, "m2", "peer")),
         Load(net.hosts["w2"]["address"], 8090),
@@ -169,21 +191,21 @@ def test_no_request_is_lost_when_our_daemons_die_or_a_host_is_drained(net: Clust
     with loads[0], loads[1]:
         for host, daemon in (("w1", "agent"), ("w2", "agent"), (leader, "manager")):
             net.sandbox("kill", host, daemon)
-        eventually(lambda: net.running("m1", "front"), lambda n: n == 6, 20)
-        net.docker("m1", "node", "update", "--availability", "drain", "w1")
+        eventually(lambda: net.running(asked, "front"), lambda n: n == 6, 20)
+        net.docker(asked, "node", "update", "--availability", "drain", "w1")
         eventually(
-            lambda: net.tasks("m1", "front"),
+            lambda: net.tasks(asked, "front"),
             lambda tasks: (
                 "w1" not in {n for n, _ in tasks} and [s for _, s in tasks] == ["Running"] * 6
             ),
             30,
         )
-    net.docker("m1", "node", "update", "--availability", "active", "w1")
+    net.docker(asked, "node", "update", "--availability", "active", "w1")
     for load in loads:
         assert load.failures == {}
         assert load.answered > 100
     everywhere(net, "peer")
-    net.docker("m1", "service", "rm", "front")
+    net.docker(asked, "service", "rm", "front")
 
 
 @pytest.mark.parametrize("kind", ["bridge", "vxlan"])
