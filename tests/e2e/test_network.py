@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,19 @@ from tests.e2e.cluster import Cluster, eventually
 from tests.e2e.load import Load
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(300)]
+
+HOLD = """
+import socket, sys
+held = socket.create_connection((sys.argv[1], 80), 5)
+held.sendall(b"GET / HTTP/1.0\\r\\n")
+print("open", flush=True)
+sys.stdin.read()
+held.sendall(b"\\r\\n")
+held.settimeout(5)
+while data := held.recv(9999):
+    sys.stdout.write(data.decode())
+"""
+"""Half a request, and the rest when standard input ends."""
 
 HOSTS = ("m1", "m2", "m3", "w1", "w2")
 
@@ -233,6 +248,53 @@ def test_a_device_deleted_by_hand_comes_back(net: Cluster, kind: str) -> None:
             lambda said: said.count("demo/web:1 on") == 10,
             8,
         )  # fmt: skip
+
+
+def test_nothing_breaks_when_agents_are_killed(net: Cluster) -> None:
+    """A connection through the virtual IP lives on, and a name waits for the next agent."""
+    vip = vip_of(net, "peer", "back")
+    pid = pid_of(net, "w1", "peer")
+    inside_w1 = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+    with subprocess.Popen(
+        [*inside_w1, sys.executable, "-c", HOLD, vip],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as held:  # fmt: skip
+        assert held.stdout is not None
+        assert held.stdout.readline() == "open\n"
+        before = net.pids("w1")["agent"]
+        for host in HOSTS:
+            net.sandbox("kill", host, "agent")
+        begun = time.monotonic()
+        asked = subprocess.run(
+            [*inside_w1, "busybox", "timeout", "9", "busybox", "nslookup", "tasks.peer",
+             "127.0.0.11"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert asked.stdout.count("Address: 10.") == 5, asked
+        assert time.monotonic() - begun < 5
+        eventually(lambda: net.pids("w1")["agent"], lambda now: now not in (None, before), 10)
+        told, _ = held.communicate(timeout=20)
+    assert "demo/web:1 on" in told
+    everywhere(net, "peer")
+
+
+def test_a_host_that_lost_power_comes_back_clean(net: Cluster) -> None:
+    before = set(net.tasks("m1", "peer"))
+    net.sandbox("kill", "w2")
+    eventually(lambda: net.node_state("m1", "w2"), lambda state: state == "Down", 30)
+    said = ask(net, "w1", "peer", "peer")
+    assert "demo/web:1 on" in said
+    net.sandbox("start", "w2")
+    eventually(lambda: set(net.tasks("m1", "peer")), lambda tasks: tasks == before, 40)
+    for client, server in (("w2", "m1"), ("m1", "w2")):
+        form = '{{with index .NetworkSettings.Networks "back"}}{{.IPAddress}}{{end}}'
+        address = net.docker(server, "inspect", "-f", form, container_of(net, server, "peer"))
+        for target in (address, "peer", "tasks.peer"):
+            eventually(
+                lambda client=client, target=target: ask(net, client, "peer", target),  # type: ignore[misc]
+                lambda said: "demo/web:1 on" in said,
+                10,
+            )
 
 
 def test_a_stack_with_networks_is_deployed_and_removed(net: Cluster) -> None:
