@@ -39,6 +39,7 @@ def link_changes(
         and (
             (name in (names.vxlan, names.mesh_bridge) and not keep_mesh)
             or (names.is_overlay(name) and not keep_overlays)
+            or names.is_user_bridge(name)
         )
     ]
     for desired in wanted:
@@ -155,6 +156,16 @@ class Applier:
         """All links of this namespace by name."""
         found = map(rt.parse_link, self._channel.dump(*rt.LINKS))
         return {link.name: link for link in found}
+
+    def used_subnets(self) -> list[str]:
+        """Subnets that the host has addresses in or routes to, but for the default routes."""
+        addresses = [each.address for each in self._addresses()]
+        routes = [
+            rt.parse_destination(message)
+            for query in rt.ROUTES
+            for message in self._channel.dump(*query)
+        ]
+        return sorted({*addresses, *(each for each in routes if each)})
 
     def ground(self, underlay: str) -> Ground:
         """What the host is like, seen from the address that peers send to.

@@ -5,9 +5,13 @@ an address just freed rests while the dead container's link still vanishes. Noth
 disk: the caller's endpoints are the record, `take` restores them. Used by `instance`.
 """
 
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from shoal.model.errors import ResourceExhausted
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 
 def mac_of(address: IPv4Address | str) -> str:
@@ -16,43 +20,71 @@ def mac_of(address: IPv4Address | str) -> str:
 
 
 class AddressPool:
-    """The addresses of a subnet except network, gateway and broadcast."""
+    """The addresses of a subnet except network, gateway and broadcast.
 
-    def __init__(self, subnet: IPv4Network) -> None:
+    Args:
+        subnet: what addresses may be asked for by name.
+        gateway: not the first address, if it is given.
+        within: the part of the subnet that addresses are given out of.
+        reserved: addresses that nobody gets.
+    """
+
+    def __init__(
+        self,
+        subnet: Network,
+        *,
+        gateway: Address | None = None,
+        within: Network | None = None,
+        reserved: Iterable[Address] = (),
+    ) -> None:
         self.subnet = subnet
-        self.gateway = subnet.network_address + 1
-        self._first = int(self.gateway) + 1
-        self._size = max(0, int(subnet.broadcast_address) - self._first)
+        self.gateway = gateway or subnet.network_address + 1
+        within = within or subnet
+        self._first = int(within.network_address)
+        self._count = within.num_addresses
+        self._kept = {subnet.network_address, self.gateway, *reserved}
+        if subnet.version == 4:
+            self._kept.add(subnet.broadcast_address)
+        kept = sum(1 for each in self._kept if each in within)
+        self._size = max(0, self._count - kept)
         self._next = 0
-        self._taken: dict[IPv4Address, str] = {}
+        self._taken: dict[Address, str] = {}
 
-    def allocate(self, owner: str) -> IPv4Address:
+    def allocate(self, owner: str) -> Address:
         """Give the next free address.
 
         Raises:
             ResourceExhausted: all are taken.
         """
-        if len(self._taken) >= self._size:
+        given = sum(1 for each in self._taken if self._offset(each) is not None)
+        if given >= self._size:
             raise ResourceExhausted(
                 f"no free address in {self.subnet}: all {self._size} are in use on this host"
             )
         while True:
-            address = IPv4Address(self._first + self._next)
-            self._next = (self._next + 1) % self._size
-            if address not in self._taken:
+            address = self.subnet.network_address.__class__(self._first + self._next)
+            self._next = (self._next + 1) % self._count
+            if address not in self._taken and address not in self._kept:
                 self._taken[address] = owner
                 return address
 
-    def take(self, owner: str, address: IPv4Address) -> bool:
+    def take(self, owner: str, address: Address) -> bool:
         """Mark an address as in use by `owner`; False if another's or not of this pool."""
-        if not 0 <= int(address) - self._first < self._size:
+        if address not in self.subnet or address in self._kept:
             return False
         if self._taken.setdefault(address, owner) != owner:
             return False
-        self._next = max(self._next, (int(address) - self._first + 1) % self._size)
+        offset = self._offset(address)
+        if offset is not None:
+            self._next = max(self._next, (offset + 1) % self._count)
         return True
 
-    def free(self, address: IPv4Address) -> None:
+    def _offset(self, address: Address) -> int | None:
+        """Where it is in the part that addresses are given out of."""
+        offset = int(address) - self._first
+        return offset if 0 <= offset < self._count else None
+
+    def free(self, address: Address) -> None:
         """Give an address back; one that is not taken is no error."""
         self._taken.pop(address, None)
 

@@ -29,6 +29,7 @@ from agent.network.desired import (
     PortBinding,
 )
 from agent.network.instance import Instance
+from agent.network.local import LocalNetwork
 from agent.network.naming import Naming
 from agent.network.plan import names_for
 from shoal.model.errors import ClusterError, FailedPrecondition, Internal
@@ -143,7 +144,7 @@ class HostNetwork:
         Raises:
             NotFound: it is not attached, or not on that network.
         """
-        endpoint = await self._call(self._running().disconnect, container, network)
+        endpoint = await self._call(self._running().disconnect, container, netns, network)
         await self._opened(endpoint, netns)
         return endpoint
 
@@ -166,6 +167,26 @@ class HostNetwork:
     async def adopt(self, endpoints: Sequence[Endpoint]) -> None:
         """After a restart: these are all containers there are. Sweeps anything else of ours."""
         await self._call(self._running().adopt, endpoints)
+
+    async def set_local(self, networks: Sequence[LocalNetwork]) -> None:
+        """These are all networks of this host besides `bridge`; said before `adopt` too.
+
+        Raises:
+            FailedPrecondition: containers are on one that is to go.
+        """
+        await self._call(self._running().set_local, tuple(networks))
+
+    async def probe(self, network: LocalNetwork) -> None:
+        """Find out whether the kernel can make such a network.
+
+        Raises:
+            InvalidArgument, Unimplemented, Conflict: it cannot; the sentence says why.
+        """
+        await self._call(self._running().probe, network)
+
+    async def used_subnets(self) -> list[str]:
+        """The subnets this host has addresses in, or routes to: where no new one may be."""
+        return await self._call(self._running().used_subnets)
 
     async def set_mesh(self, mesh: Mesh | None) -> None:
         """This host's part of the cluster's network; None where it has none (any more).

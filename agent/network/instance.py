@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from agent.network import netns
 from agent.network import rtnetlink as rt
 from agent.network.apply import Applier
+from agent.network.children import child_of, probe
 from agent.network.desired import (
     BRIDGE,
     MESH,
@@ -29,14 +30,22 @@ from agent.network.desired import (
     PortBinding,
 )
 from agent.network.endpoints import mac_of
+from agent.network.local import LocalNetwork
 from agent.network.netlink import Channel
 from agent.network.overlays import Change, Overlays
-from agent.network.plan import Ground, Names, check_mesh, container_port, make_plan
+from agent.network.plan import (
+    Ground,
+    Names,
+    check_mesh,
+    container_port,
+    make_plan,
+    shared_ports,
+)
 from agent.network.publishing import Publishing
 from agent.network.subnets import HostSubnets
 from agent.network.sysctls import has_ipv6
 from agent.network.watching import Watch
-from agent.network.wiring import Namespaces, wire
+from agent.network.wiring import Namespaces, lead_out, wire
 from shoal.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from shoal.model.ids import NetworkID
 
@@ -88,7 +97,9 @@ class Instance:
 
     def _adopt_one(self, endpoint: Endpoint) -> None:
         interfaces = tuple(
-            each if each.link else replace(each, link=self._names.veth(each.ipv4))
+            each
+            if each.link or each.network not in (BRIDGE, MESH)  # records of an older agent
+            else replace(each, link=self._names.veth(each.ipv4))
             for each in endpoint.interfaces
         )
         endpoint = replace(endpoint, interfaces=interfaces)
@@ -152,22 +163,21 @@ class Instance:
             if self._place(container, attachment):
                 self._apply()
             endpoint = self._endpoints[container]
-            with _opened(path) as descriptor:
-                with netns.visiting(descriptor):
-                    inner = Channel()
-                with contextlib.closing(inner):
-                    self._wire(inner, descriptor, endpoint.interfaces[-1:])
+            with _opened(path) as (inner, descriptor):
+                self._wire(inner, descriptor, endpoint.interfaces[-1:])
         except BaseException:
-            self._leave(container, attachment.network)
+            with _opened(path) as (inner, _):
+                self._leave(container, attachment.network, inner)
             raise
         return endpoint
 
-    def disconnect(self, container: str, network: str) -> Endpoint:
-        """Take a running container off a network."""
+    def disconnect(self, container: str, path: str, network: str) -> Endpoint:
+        """Take a running container off a network; another one leads out if this one did."""
         self._require_settled()
         if self.endpoint(container).on(network) is None:
             raise NotFound(f"container {container} is not connected to network {network}")
-        return self._leave(container, network)
+        with _opened(path) as (inner, _):
+            return self._leave(container, network, inner)
 
     def release_netns(self, container: str) -> None:
         """Let the container's namespace live by its processes alone."""
@@ -188,7 +198,24 @@ class Instance:
         for each in endpoint.interfaces:
             self._subnets.free(each)
 
-    # -- the cluster --------------------------------------------------------------------------
+    # -- networks -----------------------------------------------------------------------------
+
+    def set_local(self, networks: Sequence[LocalNetwork]) -> None:
+        """Take these as all networks of this host besides `bridge`."""
+        used = self._networks_in_use()
+        if networks == self._subnets.local and self._settled:
+            return
+        self._subnets.set_local(networks, used)
+        if self._settled:
+            self._apply()
+
+    def probe(self, network: LocalNetwork) -> None:
+        """Refuse what the kernel cannot make, or not on this parent."""
+        probe(self._channel, self._names.link(-1), network, self._applier.links())
+
+    def used_subnets(self) -> list[str]:
+        """The subnets of all addresses of the host, and what it has routes to."""
+        return self._applier.used_subnets()
 
     def set_mesh(self, mesh: Mesh | None) -> None:
         """Take part in a cluster's network, or no longer."""
@@ -270,6 +297,7 @@ class Instance:
             self._endpoints.values(),
             self._overlays.planned(),
             self._ground,
+            self._subnets.local,
         )
         keep_mesh = MESH in self._networks_in_use()
         for _ in range(_PASSES):
@@ -289,11 +317,14 @@ class Instance:
         vnis = {*self._overlays.vnis().values()}
         if self._has_unknown_networks():
             vnis |= {vni for each in self._links if (vni := self._names.vni_of(each))}
-        self._publishing.apply(self._mesh, sorted(vnis), self._endpoints.values())
+        self._publishing.apply(
+            self._mesh, sorted(vnis), self._endpoints.values(), self._subnets.local
+        )
 
     def _has_unknown_networks(self) -> bool:
         """Whether containers live on networks that nobody has told of since our start."""
-        return not self._networks_in_use() <= {BRIDGE, MESH, *self._overlays.vnis()}
+        local = (each.id for each in self._subnets.local)
+        return not self._networks_in_use() <= {BRIDGE, MESH, *local, *self._overlays.vnis()}
 
     @contextlib.contextmanager
     def _our_doing(self) -> Iterator[None]:
@@ -322,8 +353,8 @@ class Instance:
         used = {each.name for each in endpoint.interfaces}
         name = next(n for n in map("eth{}".format, range(len(used) + 1)) if n not in used)
         fresh = False
-        if attachment.network in (BRIDGE, MESH):
-            given = self._subnets.give(container, attachment.network)
+        if attachment.network in (BRIDGE, MESH) or self._subnets.find_local(attachment.network):
+            given = self._subnets.give(container, attachment)
             gateways = given.gateways if not endpoint.outward.gateways else ()
             interface = replace(given, name=name, gateways=gateways)
         else:
@@ -340,9 +371,10 @@ class Instance:
         return fresh
 
     def _published(self, endpoint: Endpoint, ports: Sequence[PortBinding]) -> Endpoint:
-        if ports and not endpoint.outward.ipv4:
+        if ports and not endpoint.outward.link:
             raise InvalidArgument(
-                "a container without a network that leads out cannot publish ports"
+                "a container can publish ports only on a bridge network that leads out: on none"
+                " of its networks does it"
             )
         for binding in ports:
             held = self._publishing.hold(binding)
@@ -350,7 +382,7 @@ class Instance:
             self._endpoints[endpoint.container] = endpoint
         return endpoint
 
-    def _leave(self, container: str, network: str) -> Endpoint:
+    def _leave(self, container: str, network: str, inner: Channel) -> Endpoint:
         """Take one interface away, if it is there, and what is left without it."""
         endpoint = self._endpoints[container]
         interface = endpoint.on(network)
@@ -359,12 +391,29 @@ class Instance:
         left = tuple(each for each in endpoint.interfaces if each.network != network)
         endpoint = self._endpoints[container] = replace(endpoint, interfaces=left)
         with self._our_doing():
-            self._channel.apply([rt.delete_link(interface.link)])
+            inner.apply([rt.delete_link(interface.name)])  # the pair goes at once
         self._subnets.free(interface)
+        if interface.gateways:
+            endpoint = self._led_out(endpoint, inner)
         if self._overlays.keep(self._networks_in_use()):
             self._apply()
         elif endpoint.ports:
             self._apply_rules()
+        return endpoint
+
+    def _led_out(self, endpoint: Endpoint, inner: Channel) -> Endpoint:
+        """The first other network that leads out does so now."""
+        for each in endpoint.interfaces:
+            gateways = self._subnets.gateways(each.network)
+            if gateways:
+                leading = replace(each, gateways=gateways)
+                lead_out(inner, leading)
+                interfaces = tuple(
+                    leading if one is each else one for one in endpoint.interfaces
+                )
+                endpoint = replace(endpoint, interfaces=interfaces)
+                self._endpoints[endpoint.container] = endpoint
+                break
         return endpoint
 
     def _create(self, endpoint: Endpoint) -> None:
@@ -376,13 +425,22 @@ class Instance:
 
     def _wire(self, inner: Channel, descriptor: int, interfaces: Sequence[Interface]) -> None:
         def attempt() -> None:
-            wire(self._channel, inner, descriptor, interfaces, ports, self._links)
+            wire(self._channel, inner, descriptor, interfaces, ports, self._links, children)
 
-        vnis = self._overlays.vnis()
-        overlays = {network: self._names.overlay_bridge(vni) for network, vni in vnis.items()}
+        shared = shared_ports(
+            self._names, self._overlays.vnis(), self._subnets.local, self._ground
+        )
         ports = {
-            each.link: container_port(self._names, each, overlays, self._ground)
+            each.link: container_port(self._names, each, shared, self._ground)
             for each in interfaces
+            if each.link
+        }
+        standing = {each.network for each in interfaces if not each.link}
+        links = self._applier.links() if standing else {}
+        children = {
+            each.id: child_of(each, links)
+            for each in self._subnets.local
+            if each.id in standing
         }
         with self._our_doing():
             try:
@@ -418,9 +476,13 @@ def _mac(attachment: Attachment) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
+def _opened(path: str) -> Iterator[tuple[Channel, int]]:
+    """A channel into a namespace, and the namespace."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield descriptor
+        with netns.visiting(descriptor):
+            inner = Channel()
+        with contextlib.closing(inner):
+            yield inner, descriptor
     finally:
         os.close(descriptor)

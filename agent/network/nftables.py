@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 
 from agent.network.desired import ANY_ADDRESS, Endpoint, IngressPort, Mesh, PortBinding
+from agent.network.local import LocalNetwork
 from agent.network.plan import Names, gateway_of, ipv6_subnet_of
 
 _SETS = {
@@ -52,6 +53,7 @@ def make_ruleset(
     overlays: Sequence[int],
     endpoints: Iterable[Endpoint],
     ingress: Iterable[IngressPort],
+    local: Sequence[LocalNetwork] = (),
 ) -> Ruleset:
     """Derive the table; the same input gives the same table, in the same order.
 
@@ -87,10 +89,12 @@ def make_ruleset(
     if mesh is not None:
         elements["peers"] = {peer.underlay: "" for peer in mesh.peers}
     bridges = [f'"{names.overlay_bridge(vni)}"' for vni in overlays]
+    user = [each for each in local if each.bridged]
+    bridges += [_quoted(names, each) for each in user if not each.isolated]
     elements["bridged"] = {f"{bridge} . {bridge}": "" for bridge in bridges}
     return Ruleset(
         table=names.table,
-        base=_base(names, local_subnet, mesh, overlays),
+        base=_base(names, local_subnet, mesh, overlays, user),
         chains=dict(sorted(chains.items())),
         udp_targets={port: frozenset(targets) for port, targets in sorted(udp.items())},
         elements={name: dict(sorted(keys.items())) for name, keys in elements.items()},
@@ -142,11 +146,15 @@ def _dnat(protocol: str, backends: list[tuple[str, int]]) -> str:
 
 
 def _base(
-    names: Names, local_subnet: IPv4Network, mesh: Mesh | None, overlays: Sequence[int]
+    names: Names,
+    local_subnet: IPv4Network,
+    mesh: Mesh | None,
+    overlays: Sequence[int],
+    user: Sequence[LocalNetwork],
 ) -> dict[str, tuple[str, ...]]:
     local, tasks = f'"{names.local_bridge}"', f'"{names.mesh_bridge}"'
     vxlan, overlay = f'"{names.vxlan}"', f'"{names.overlay_bridges}"'
-    ours = f"{{ {local}, {tasks}, {vxlan} }}"
+    ours = _set([local, tasks, vxlan, *(_quoted(names, each) for each in user)])
     return {
         "refuse": ("meta l4proto tcp reject with tcp reset", "reject"),
         "published": (
@@ -178,6 +186,7 @@ def _base(
             "iifname . oifname @bridged accept",
             f"iifname {overlay} drop",
             f"oifname {overlay} drop",
+            *_internal(names, user),
             "ct state established,related accept",
             "ct status dnat accept",
             f"iifname {local} oifname {local} accept",
@@ -188,6 +197,7 @@ def _base(
         "postrouting": (
             "type nat hook postrouting priority 95;",
             *_source_rewriting(local, ours, local_subnet),
+            *(rule for each in user for rule in _user_rewriting(names, each, ours)),
             *_mesh_source_rewriting(tasks, vxlan, ours, mesh),
         ),
     }
@@ -209,6 +219,36 @@ def _source_rewriting(bridge: str, ours: str, subnet: IPv4Network) -> tuple[str,
         f"ip saddr {subnet} oifname {bridge} ct status dnat snat ip to {gateway}",
         f"ip saddr {subnet} oifname != {ours} masquerade",
     )
+
+
+def _user_rewriting(names: Names, network: LocalNetwork, ours: str) -> list[str]:
+    bridge = _quoted(names, network)
+    first = network.pools[0]
+    rules = [
+        f"oifname {bridge} ip saddr 127.0.0.0/8 snat ip to {first.gateway}",
+        f"ip saddr {first.subnet} oifname {bridge} ct status dnat snat ip to {first.gateway}",
+    ]
+    if network.masquerade and not network.internal:
+        rules += [
+            f"{'ip6' if ':' in pool.subnet else 'ip'} saddr {pool.subnet} oifname != {ours}"
+            " masquerade"
+            for pool in network.pools
+        ]
+    return rules
+
+
+def _internal(names: Names, user: Sequence[LocalNetwork]) -> tuple[str, ...]:
+    """Nothing is routed out of an internal network, or into it."""
+    found = [_quoted(names, each) for each in user if each.internal]
+    return tuple(f"{way} {_set(found)} drop" for way in ("iifname", "oifname") if found)
+
+
+def _quoted(names: Names, network: LocalNetwork) -> str:
+    return f'"{names.user_bridge(network.number)}"'
+
+
+def _set(members: Iterable[str]) -> str:
+    return f"{{ {', '.join(members)} }}"
 
 
 def _mesh_source_rewriting(

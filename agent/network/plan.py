@@ -10,7 +10,7 @@ a plan with the kernel, `nftables` makes the rules for the same names.
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import msgspec
@@ -25,6 +25,7 @@ from agent.network.desired import (
     Peer,
 )
 from agent.network.endpoints import mac_of
+from agent.network.local import LocalNetwork
 from shoal.model.errors import InvalidArgument
 from shoal.model.ids import NetworkID
 
@@ -64,6 +65,15 @@ class Names(msgspec.Struct, frozen=True):
     def table(self) -> str:
         return f"shoal_{self.prefix}"
 
+    def user_bridge(self, number: int) -> str:
+        """The bridge of a user's network of this host."""
+        return f"{self.prefix}-n{number}"
+
+    def is_user_bridge(self, link: str) -> bool:
+        """Whether it is the bridge of a user's network."""
+        tail = link.removeprefix(self.prefix)
+        return tail != link and re.fullmatch(r"-n[0-9]{1,7}", tail) is not None
+
     def overlay_bridge(self, vni: int) -> str:
         """The bridge of a cluster network."""
         return f"{self.prefix}-b{vni:06x}"
@@ -97,7 +107,12 @@ class Names(msgspec.Struct, frozen=True):
 
     def owns(self, link: str) -> bool:
         fixed = (self.local_bridge, self.mesh_bridge, self.vxlan)
-        return link in fixed or self.is_veth(link) or self.is_overlay(link)
+        return (
+            link in fixed
+            or self.is_veth(link)
+            or self.is_overlay(link)
+            or self.is_user_bridge(link)
+        )
 
 
 def names_for(prefix: str) -> Names:
@@ -249,10 +264,12 @@ def make_plan(
     endpoints: Iterable[Endpoint],
     overlays: Mapping[NetworkID, Overlay] | None = None,
     ground: Ground | None = None,
+    local: Sequence[LocalNetwork] = (),
 ) -> Plan:
     """Derive everything; the same input gives the same plan, in the same order."""
     ground, overlays = ground or Ground(), overlays or {}
     bridges, vxlans = [_local_bridge(names, local_subnet)], []
+    bridges += [_user_bridge(names, each, ground) for each in local if each.bridged]
     routes: tuple[Route, ...] = ()
     entries: dict[str, Entries] = {}
     port = mesh.udp_port if mesh is not None else DEFAULT_VXLAN_PORT
@@ -271,7 +288,8 @@ def make_plan(
         # never learn, never flood; multicast stays on, IPv6's questions to the device need it
         flags = PortFlags(learning=False, flood=False)
         ports.append(Port(name=vxlan.name, bridge=bridge.name, flags=flags))
-    of = {network: names.overlay_bridge(each.vni) for network, each in overlays.items()}
+    vnis = {network: each.vni for network, each in overlays.items()}
+    of = shared_ports(names, vnis, local, ground)
     interfaces = [each for endpoint in endpoints for each in endpoint.interfaces]
     ports += [
         container_port(names, each, of, ground)
@@ -284,12 +302,30 @@ def make_plan(
         routes=routes,
         entries=entries,
         ports=tuple(ports),
-        links=frozenset(each.link for each in interfaces),
+        links=frozenset(each.link for each in interfaces if each.link),
     )
 
 
+def shared_ports(
+    names: Names, vnis: Mapping[NetworkID, int], local: Iterable[LocalNetwork], ground: Ground
+) -> Mapping[str, tuple[str, PortFlags]]:
+    """Bridge and flags of the containers' ports, by cluster network and user's network."""
+    places = {
+        str(network): (names.overlay_bridge(vni), PortFlags()) for network, vni in vnis.items()
+    }
+    for each in local:
+        if each.bridged:
+            isolated = each.isolated and not ground.filtered
+            flags = PortFlags(hairpin=True, isolated=isolated)
+            places[each.id] = (names.user_bridge(each.number), flags)
+    return places
+
+
 def container_port(
-    names: Names, interface: Interface, overlay_bridges: Mapping[NetworkID, str], ground: Ground
+    names: Names,
+    interface: Interface,
+    shared: Mapping[str, tuple[str, PortFlags]],
+    ground: Ground,
 ) -> Port:
     """Where the host's end of a container's interface belongs.
 
@@ -303,7 +339,7 @@ def container_port(
             bridge = names.mesh_bridge
             flags = PortFlags(hairpin=True, isolated=not ground.filtered)
         case network:
-            bridge, flags = overlay_bridges[NetworkID(network)], PortFlags()
+            bridge, flags = shared[network]
     return Port(name=interface.link, bridge=bridge, flags=flags)
 
 
@@ -314,6 +350,20 @@ def _local_bridge(names: Names, subnet: IPv4Network) -> Bridge:
         mtu=1500,
         mac=mac_of(address),
         addresses=(f"{address}/{subnet.prefixlen}",),
+    )
+
+
+def _user_bridge(names: Names, network: LocalNetwork, ground: Ground) -> Bridge:
+    """Its addresses are the gateways, on internal networks too: the host is reached there."""
+    addresses = [f"{p.gateway}/{p.network.prefixlen}" for p in network.pools if p.gateway]
+    if len(network.pools) > 1:
+        addresses.append(LINK_LOCAL)
+    return Bridge(
+        name=names.user_bridge(network.number),
+        mtu=network.mtu,
+        mac=mac_of(network.pools[0].gateway),
+        addresses=tuple(addresses),
+        filtered=network.isolated and ground.filtered,
     )
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from agent.network.conntrack import forget_stale
 from agent.network.desired import Endpoint, IngressPort, Mesh, PortBinding, Protocol
+from agent.network.local import LocalNetwork
 from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.nft import Nft
 from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
@@ -95,13 +96,19 @@ class Publishing:
         return self._ruleset is None
 
     def apply(
-        self, mesh: Mesh | None, overlays: Sequence[int], endpoints: Iterable[Endpoint]
+        self,
+        mesh: Mesh | None,
+        overlays: Sequence[int],
+        endpoints: Iterable[Endpoint],
+        local: Sequence[LocalNetwork] = (),
     ) -> None:
         """Bring the table to what is wanted; `overlays` are the VNIs that are here."""
         held = [
             entry for key, entry in self._ingress.items() if _binding(key) not in self._unheld
         ]
-        new = make_ruleset(self._names, self._local_subnet, mesh, overlays, endpoints, held)
+        new = make_ruleset(
+            self._names, self._local_subnet, mesh, overlays, endpoints, held, local
+        )
         old = self._ruleset
         before = self._watch.generation()
         if self._watch.rules_changed():

@@ -7,6 +7,7 @@ Pure bytes, no sockets: `netlink.Channel` carries them. Constants are those of
 import errno
 import socket
 import struct
+from collections.abc import Mapping
 
 import msgspec
 
@@ -158,6 +159,42 @@ def new_device(name: str, kind: str, mtu: int) -> Request:
     return Request(f"create {kind} device {name}", NEWLINK, CREATE | EXCL, body)
 
 
+_KINDS: Mapping[str, Mapping[str, int]] = {
+    "macvlan": {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8},
+    "ipvlan": {"l2": 0, "l3": 1, "l3s": 2},
+}
+_IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """A link that stands on another one: `kind` is macvlan or ipvlan."""
+
+    kind: str
+    parent: Link
+    mode: str
+    flag: str = ""
+    mtu: int = 0
+
+
+def new_child(name: str, child: Child, mac: str, netns: int | None = None) -> Request:
+    """Make a macvlan or ipvlan device, in the namespace `netns` if it is given."""
+    mode = _KINDS[child.kind][child.mode]
+    if child.kind == "macvlan":
+        data, address = u32(1, mode), attribute(1, mac_bytes(mac))
+    else:  # it has its parent's hardware address
+        data = attribute(1, struct.pack("=H", mode))
+        data += attribute(2, struct.pack("=H", _IPVLAN_FLAGS[child.flag or "bridge"]))
+        address = b""
+    body = _link() + text(3, name) + u32(5, child.parent.index) + address
+    if child.mtu:
+        body += u32(4, child.mtu)
+    if netns is not None:
+        body += u32(28, netns)
+    body += nested(18, text(1, child.kind), nested(2, data))
+    what = f"create {child.kind} device {name} on {child.parent.name}"
+    return Request(what, NEWLINK, CREATE | EXCL, body)
+
+
 def set_link(
     name: str,
     index: int,
@@ -287,6 +324,16 @@ def delete_forwarding(index: int, mac: str, underlay: str) -> Request:
 
 LINKS = (GETLINK, _LINK.pack(0, 0, 0, 0, 0) + u32(29, _SKIP_STATISTICS))
 ADDRESSES = (GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
+
+
+ROUTES = tuple((GETROUTE, _ROUTE.pack(family, *[0] * 8)) for family in _FAMILIES)
+
+
+def parse_destination(message: Message) -> str:
+    """Where a route of the main table leads; empty for default routes and other tables."""
+    _, length, _, _, table, _, _, _, _ = _ROUTE.unpack_from(message.body)
+    found = attributes(message.body, _ROUTE.size)
+    return f"{_inet(found[1])}/{length}" if table == _MAIN_TABLE and 1 in found else ""
 
 
 def link_named(name: str) -> tuple[int, bytes]:

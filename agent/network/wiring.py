@@ -67,8 +67,9 @@ def wire(
     interfaces: Sequence[Interface],
     ports: Mapping[str, Port],
     bridges: Mapping[str, rt.Link],
+    children: Mapping[str, rt.Child],
 ) -> None:
-    """Join a namespace to bridges and give its interfaces their addresses and routes.
+    """Join a namespace to networks and give its interfaces their addresses and routes.
 
     Args:
         outer: into the host's namespace.
@@ -77,8 +78,12 @@ def wire(
         interfaces: to make.
         ports: where the host's end of each belongs, by its name.
         bridges: as they are, by name.
+        children: what stands on a link of the host instead of a bridge, by network.
     """
     for each in interfaces:
+        if not each.link:
+            outer.apply([rt.new_child(each.name, children[each.network], each.mac, netns)])
+            continue
         port = ports[each.link]
         new = [
             rt.new_veth(each.link, bridges[port.bridge], each.name, each.mac, netns),
@@ -103,6 +108,12 @@ def wire(
                 *(rt.default_route(index, gateway) for gateway in each.gateways),
             ]
         )
+
+
+def lead_out(inner: Channel, interface: Interface) -> None:
+    """Give a namespace its default routes, where it has lost them."""
+    index = rt.parse_link(inner.get(*rt.link_named(interface.name))).index
+    inner.apply([rt.default_route(index, gateway) for gateway in interface.gateways])
 
 
 def _enable_ipv6(netns: int, interfaces: Sequence[str]) -> None:
