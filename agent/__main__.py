@@ -90,6 +90,7 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     settings = EngineSettings(
         directory=config.containers,
         bundles=config.run / "containers",
+        networks=config.networks,
         instance=config.host.instance,
         ground=ground,
     )

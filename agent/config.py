@@ -49,6 +49,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "volumes"
 
     @property
+    def networks(self) -> Path:
+        return self.state / "networks"
+
+    @property
     def socket(self) -> Path:
         return self.run / "docker.sock"
 

@@ -6,6 +6,7 @@ from agent.api import cluster, unbuilt
 from agent.api.archive import Archive
 from agent.api.cluster import Asked, Cluster
 from agent.api.cluster_networks import ClusterNetworks
+from agent.api.connecting import Connecting
 from agent.api.containers import Containers
 from agent.api.elsewhere import ContainerRouter
 from agent.api.events import Events
@@ -44,6 +45,8 @@ def build(
     Images(images, engine, clock).add_routes(router)
     Volumes(engine, clock).add_routes(router)
     networks = ClusterNetworks(of_cluster, engine.registry)
-    Networks(LocalNetworks(engine, *subnet), networks).add_routes(router)
+    local = LocalNetworks(engine.networks, engine.registry, *subnet, clock)
+    Networks(local, networks).add_routes(router)
+    Connecting(engine).add_routes(router)
     cluster.add_routes(router, of_cluster)
     return router

@@ -3,123 +3,174 @@
 `agent.api.networks` puts them together with the cluster's.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 from agent.engine.container import Container
-from agent.network.desired import NOWHERE
+from agent.engine.describe import stamp
+from agent.engine.networks import DRIVERS, GATEWAY_NETWORK, HostNetworks, UserNetwork
+from agent.engine.pruning import Pruning
+from agent.network.desired import BRIDGE, MESH, NOWHERE
+from shoal.common.clock import Clock
 from shoal.common.engine_http.query import Filters
-from shoal.model.errors import NotFound, PermissionDenied, Unimplemented
+from shoal.model.errors import PermissionDenied
 from shoal.model.spec.network import NetworkSpec
-
-_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 
 Json = dict[str, Any]
 
 
-class Host(Protocol):
-    """What is used of the engine: ids of the host's networks by name, and its containers."""
-
-    @property
-    def networks(self) -> Mapping[str, str]: ...
-
-    @property
-    def registry(self) -> Iterable[Container]: ...
-
-
 class LocalNetworks:
-    """The host's own three. `subnet` and `gateway` are those of `bridge`."""
+    """The host's own three and the users'. `subnet` and `gateway` are those of `bridge`."""
 
-    def __init__(self, host: Host, subnet: str, gateway: str) -> None:
-        self._host = host
+    def __init__(
+        self,
+        networks: HostNetworks,
+        containers: Iterable[Container],
+        subnet: str,
+        gateway: str,
+        clock: Clock,
+    ) -> None:
+        self._networks = networks
+        self._containers = containers
         self._subnet = subnet
         self._gateway = gateway
+        self._clock = clock
 
     def listed(self, filters: Filters) -> list[Json]:
         """Those that pass."""
-        return [
-            self._shape(name, identity)
-            for name, identity in self._host.networks.items()
-            if filters.pattern("name", name)
-            and filters.prefix("id", identity)
-            and filters.exact("driver", _DRIVERS[name])
-            and filters.exact("scope", "local")
-            and filters.labels({})
-            and filters.exact("type", "builtin")
-            and filters.truth("dangling") is not True
-        ]
+        return [each for each in self._all() if self._passes(each, filters)]
 
     def matching(self, text: str) -> list[Json]:
         """All that a person may mean: by id, by name, by the start of an id."""
         return [
-            self._shape(name, identity) | {"Containers": self._members(name)}
-            for name, identity in self._host.networks.items()
-            if text == name or identity.startswith(text)
+            each | {"Containers": self._members(each)}
+            for each in self._all()
+            if text == each["Name"] or each["Id"].startswith(text)
         ]
 
     def check_free(self, name: str) -> None:
         """Refuse a name that the host has a network of."""
-        if name in self._host.networks:
-            raise PermissionDenied(f"{name} is a pre-defined network and cannot be created")
+        self._networks.check_free(name)
 
     async def create(self, spec: NetworkSpec) -> Json:
         """A new one; the answer to the client."""
-        self.check_free(spec.name)
-        raise Unimplemented(
-            "networks of one host are not there yet: use an overlay network, bridge, host or"
-            " none"
-        )
+        made = await self._networks.create(spec)
+        return {"Id": made.id, "Warning": ""}
 
     async def remove(self, identity: str) -> None:
         """Take one away that no container is on."""
-        for name, known in self._host.networks.items():
-            if known == identity:
-                raise PermissionDenied(f"{name} is a pre-defined network and cannot be removed")
-        raise NotFound(f"network {identity} not found")
+        await self._networks.remove(identity)
 
     async def prune(self, filters: Filters) -> list[str]:
-        """Remove what nothing is on; the names. The host's own three are never unused."""
-        del filters
-        return []
-
-    def _members(self, name: str) -> dict[str, Any]:
-        found = {}
-        for container in self._host.registry:
-            record = container.record
-            if record.network != name or not record.state.running:
+        """Remove what no container is on; the names."""
+        chosen, gone = Pruning(filters, self._clock.now()), []
+        for made in list(self._networks):
+            if self._networks.users_of(made.id):
                 continue
-            place = (record.endpoint.on(name) if record.endpoint else None) or NOWHERE
-            address = f"{place.ipv4}/{place.prefix_length}" if place.ipv4 else ""
+            if chosen.takes(made.spec.labels, made.created_at):
+                try:
+                    await self._networks.remove(made.id)
+                except PermissionDenied:
+                    continue  # a container has joined meanwhile
+                gone.append(made.name)
+        return gone
+
+    def _passes(self, shown: Json, filters: Filters) -> bool:
+        builtin = shown["Name"] in DRIVERS
+        dangling = filters.truth("dangling")
+        unused = not builtin and not self._networks.users_of(shown["Id"])
+        return (
+            filters.pattern("name", shown["Name"])
+            and filters.prefix("id", shown["Id"])
+            and filters.exact("driver", shown["Driver"])
+            and filters.exact("scope", "local")
+            and filters.labels(shown["Labels"])
+            and filters.exact("type", "builtin" if builtin else "custom")
+            and dangling in (None, unused)
+        )
+
+    def _all(self) -> list[Json]:
+        builtin = [self._builtin(name, i) for name, i in self._networks.builtin.items()]
+        return [*builtin, *map(_user, self._networks)]
+
+    def _members(self, shown: Json) -> Json:
+        """Running containers on it, by their id."""
+        name, identity = str(shown["Name"]), str(shown["Id"])
+        network: str = {BRIDGE: BRIDGE, GATEWAY_NETWORK: MESH}.get(name, identity)
+        found = {}
+        for container in self._containers:
+            record = container.record
+            if not record.state.running:
+                continue
+            place = record.endpoint.on(network) if record.endpoint is not None else None
+            if place is None:
+                if record.network != name:  # `host` and `none` have no places
+                    continue
+                place = NOWHERE
             found[record.id] = {
                 "Name": record.name,
                 "EndpointID": record.id,
                 "MacAddress": place.mac,
-                "IPv4Address": address,
-                "IPv6Address": "",
+                "IPv4Address": next((a for a in place.addresses if ":" not in a), ""),
+                "IPv6Address": next((a for a in place.addresses if ":" in a), ""),
             }
         return found
 
-    def _shape(self, name: str, identity: str) -> dict[str, Any]:
+    def _builtin(self, name: str, identity: str) -> Json:
         pools = [{"Subnet": self._subnet, "Gateway": self._gateway}]
-        return {
-            "Name": name,
-            "Id": identity,
-            "Created": "0001-01-01T00:00:00Z",
-            "Scope": "local",
-            "Driver": _DRIVERS[name],
-            "EnableIPv4": True,
-            "EnableIPv6": False,
-            "IPAM": {
+        return _shape(
+            Name=name,
+            Id=identity,
+            Driver=DRIVERS[name],
+            IPAM={
                 "Driver": "default",
                 "Options": None,
-                "Config": pools if name == "bridge" else None,
+                "Config": pools if name == BRIDGE else None,
             },
-            "Internal": False,
-            "Attachable": False,
-            "Ingress": False,
-            "ConfigFrom": {"Network": ""},
-            "ConfigOnly": False,
-            "Containers": {},
-            "Options": {},
-            "Labels": {},
-        }
+        )
+
+
+def _user(made: UserNetwork) -> Json:
+    spec = made.spec
+    auxiliary = {each.subnet: dict(each.auxiliary_addresses) for each in spec.ipam.config}
+    pools = []
+    for pool in made.network.pools:
+        shown: Json = {"Subnet": pool.subnet, "Gateway": pool.gateway}
+        if pool.within:
+            shown["IPRange"] = pool.within
+        if auxiliary.get(pool.subnet):
+            shown["AuxiliaryAddresses"] = auxiliary[pool.subnet]
+        pools.append(shown)
+    return _shape(
+        Name=made.name,
+        Id=made.id,
+        Created=stamp(made.created_at),
+        Driver=made.network.driver,
+        EnableIPv6=spec.enable_ipv6,
+        IPAM={"Driver": "default", "Options": dict(spec.ipam.options), "Config": pools},
+        Internal=spec.internal,
+        Attachable=spec.attachable,
+        Options=dict(spec.options),
+        Labels=dict(spec.labels),
+    )
+
+
+def _shape(**own: Any) -> Json:
+    return {
+        "Name": "",
+        "Id": "",
+        "Created": "0001-01-01T00:00:00Z",
+        "Scope": "local",
+        "Driver": "",
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {},
+        "Internal": False,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": {},
+        "Labels": {},
+    } | own

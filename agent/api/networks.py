@@ -17,7 +17,6 @@ from shoal.model.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
-    Unimplemented,
 )
 from shoal.model.spec.network import NetworkSpec
 
@@ -39,8 +38,6 @@ class Networks:
         router.add("POST", "/networks/prune", self.prune)
         router.add("GET", "/networks/{id}", self.inspect)
         router.add("DELETE", "/networks/{id}", self.remove)
-        router.add("POST", "/networks/{id}/connect", self.unbuilt)
-        router.add("POST", "/networks/{id}/disconnect", self.unbuilt)
 
     async def list_all(self, call: Call) -> web.StreamResponse:
         filters = call.filters(_FILTERS)
@@ -78,12 +75,6 @@ class Networks:
         gone = await self._cluster.prune(call.text("filters"))  # may fail; then nothing is gone
         gone += await self._local.prune(filters)
         return call.json({"NetworksDeleted": gone or None})
-
-    async def unbuilt(self, call: Call) -> web.StreamResponse:
-        raise Unimplemented(
-            "connecting containers to networks, and off them, is not there yet: name the"
-            " network when the container is created"
-        )
 
     async def _find(self, text: str, scope: str, *, verbose: bool) -> Json:
         """The one network that is meant, in full."""

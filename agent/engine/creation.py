@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -13,13 +12,15 @@ from msgspec.structs import replace
 from agent.engine import merge, mounting, records
 from agent.engine.checking import check
 from agent.engine.container import Container
+from agent.engine.joining import asked_networks, kind_of
 from agent.engine.mounting import Wanted
+from agent.engine.places import Places
 from agent.engine.preparing import Ground
-from agent.engine.records import MountPoint, Record
+from agent.engine.records import Joined, Kind, MountPoint, Record
 from agent.engine.registry import Registry
 from agent.engine.seams import Images
 from agent.images.image import Image
-from agent.network.desired import Attachment, NetworkName
+from agent.network.desired import Attachment
 from agent.runtime.oci.bundle import MASKED, READONLY
 from agent.volumes import Volumes
 from shoal.common.clock import Clock
@@ -31,28 +32,26 @@ from shoal.model.container import (
     LogConfig,
     RestartPolicy,
 )
-from shoal.model.errors import InvalidArgument, NotFound
-
-Network = NetworkName | Literal["host", "container"]
+from shoal.model.errors import InvalidArgument
 
 _SHM = 64 << 20
 
 
 class Creator:
-    """Makes containers of requests."""
+    """Makes containers of requests; `directories` are of containers and of their runs."""
 
     def __init__(
         self,
-        directory: Path,
-        bundles: Path,
+        directories: tuple[Path, Path],
         registry: Registry,
         images: Images,
         volumes: Volumes,
         ground: Ground,
+        places: Places,
         clock: Clock,
     ) -> None:
-        self._directory = directory
-        self._bundles = bundles
+        self._places = places
+        self._directory, self._bundles = directories
         self._registry = registry
         self._images = images
         self._volumes = volumes
@@ -81,9 +80,13 @@ class Creator:
         host = self._host_config(request.host_config)
         check(config, host, init=bool(self._ground.init), cpus=os.cpu_count() or 1)
         identity = new_hex_id()
-        chosen: Network = "mesh" if attachments else _network(host, config)
+        kind: Kind = "mesh" if attachments else kind_of(host, config)
+        asked = asked_networks(kind, host, config, request.networking_config)
         name = self._registry.reserve(name, identity)
+        joined: list[Joined] = []
         try:
+            for network, settings in asked.items():
+                joined.append(await self._places.resolve(network, settings, identity, name))
             self._images.acquire(image.id, identity)
             mounts, populate = await asyncio.to_thread(self._mounts, config, host)
             container = self._made(
@@ -100,13 +103,15 @@ class Creator:
                     tmpfs=mounting.tmpfs(host),
                     files=tuple(files),
                     populate=populate,
-                    network=chosen,
+                    network=kind,
+                    joined=tuple(joined),
                     attachments=tuple(attachments),
                     owner=owner,
                 )
             )
         except BaseException:
             self._registry.release(name, identity)
+            await self._places.give_back(tuple(joined))
             await self._images.release(identity)
             shutil.rmtree(self._directory / identity, ignore_errors=True)
             raise
@@ -202,21 +207,6 @@ def _identified(config: ContainerConfig, identity: str, host: HostConfig) -> Con
     if config.hostname or host.uts_mode == "host":
         return config
     return replace(config, hostname=identity[:12])
-
-
-def _network(host: HostConfig, config: ContainerConfig) -> Network:
-    if config.network_disabled:
-        return "none"
-    mode = host.network_mode
-    if mode == "bridge":
-        return "bridge"
-    if mode == "host":
-        return "host"
-    if mode == "none":
-        return "none"
-    if mode.startswith("container:"):
-        return "container"
-    raise NotFound(f"network {mode} not found")
 
 
 def _bind_source(want: Wanted) -> None:

@@ -28,6 +28,8 @@ from agent.engine.events import EventBus
 from agent.engine.execs import Execs
 from agent.engine.launching import Launcher
 from agent.engine.lifecycle import Lifecycle
+from agent.engine.networks import HostNetworks
+from agent.engine.places import Places
 from agent.engine.preparing import ROOT, Ground, Preparer
 from agent.engine.pruning import Pruning
 from agent.engine.records import MountPoint
@@ -49,7 +51,6 @@ from shoal.model.errors import ClusterError, Conflict, NotFound
 
 log = structlog.get_logger(__name__)
 
-LOCAL_NETWORKS = ("bridge", "host", "none")
 _ADOPTING = 8
 _STATS_SECONDS = 1.0
 
@@ -60,11 +61,13 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         directory: of the containers' records, root file systems and logs.
         bundles: of what a run of them needs; a reboot empties it.
+        networks: of the records of users' networks.
         instance: makes the ids of the host's own networks.
     """
 
     directory: Path
     bundles: Path
+    networks: Path
     instance: str
     ground: Ground
 
@@ -90,23 +93,24 @@ class Engine:
         self.volumes = volumes
         self.events = EventBus(clock)
         self.registry = Registry(random.Random())  # noqa: S311 - names, not secrets
-        self.networks = {
-            name: describe.network_id(settings.instance, name) for name in LOCAL_NETWORKS
-        }
+        self.networks = HostNetworks(
+            settings.networks, settings.instance, wiring, self.registry, self.events, clock
+        )
+        self.places = Places(self.networks, wiring)
         self._preparer = Preparer(settings.ground, images, self._pid_of)
         self._removal = Removal(self.registry, images, volumes)
-        launcher = Launcher(runtime, wiring, self._preparer)
+        launcher = Launcher(runtime, wiring, self._preparer, self.places)
         companions = Companions(runtime, self._preparer, self.events, clock)
         self.lifecycle = Lifecycle(
             runtime, launcher, companions, self._removal, self.events, clock
         )
         self._creator = Creator(
-            settings.directory,
-            settings.bundles,
+            (settings.directory, settings.bundles),
             self.registry,
             images,
             volumes,
             settings.ground,
+            self.places,
             clock,
         )
         self.copying = Copying(self._preparer, images)
@@ -133,6 +137,7 @@ class Engine:
     async def adopt(self) -> None:
         """Take all containers of an earlier agent back, and end what is nobody's."""
         directory = self._settings.directory
+        await self.networks.restore()
         for place, record in await asyncio.to_thread(lambda: list(records.load_all(directory))):
             if record is None or record.state.status == "removing":
                 log.warning("removing an unfinished container", directory=place.name)
@@ -249,7 +254,7 @@ class Engine:
     def _networks_of(self, container: Container) -> Networks:
         endpoint = container.record.endpoint
         return Networks(
-            local=self.networks,
+            local=self.networks.builtin,
             names=self._wiring.network_names,
             published=endpoint is not None and self._wiring.publishes(endpoint),
         )

@@ -11,6 +11,7 @@ import structlog
 
 from agent.engine import ports
 from agent.engine.container import Container
+from agent.engine.places import Places
 from agent.engine.preparing import Preparer
 from agent.engine.seams import Wiring
 from agent.network.desired import Attachment, Endpoint
@@ -29,10 +30,13 @@ _LAUNCHES = 6  # at a time, some more than the runtime makes: it shall never wai
 class Launcher:
     """Brings containers up and takes them down."""
 
-    def __init__(self, runtime: Runtime, wiring: Wiring, preparer: Preparer) -> None:
+    def __init__(
+        self, runtime: Runtime, wiring: Wiring, preparer: Preparer, places: Places
+    ) -> None:
         self._runtime = runtime
         self._wiring = wiring
         self._preparer = preparer
+        self._places = places
         # Of many starts the first are to be with the runtime while the others are prepared.
         self._gate = asyncio.Semaphore(_LAUNCHES)
 
@@ -66,7 +70,9 @@ class Launcher:
         if container.record.network not in _UNWIRED:
             await self._wiring.detach(container.id)
         await self._preparer.unmount(container)
+        endpoint = container.record.endpoint
         container.change(endpoint=None)
+        await self._places.release(container, was=endpoint)
 
     async def _launch(self, container: Container) -> None:
         if container.record.populate:  # may take long: not in others' way
@@ -104,11 +110,15 @@ class Launcher:
         # On disk before the start: what runs without an endpoint on record would be cut off
         # by the next agent, what is wired and does not run is swept by it.
         attachments = record.attachments
-        if not attachments and network != "none":
+        if network in ("bridge", "joined"):
+            attachments = await self._places.attachments(container)
+        elif not attachments and network != "none":
             attachments = (Attachment(network=network),)
         servers = record.host_config.dns
         endpoint = await self._wiring.attach(container.id, attachments, wanted, servers)
         container.change(endpoint=endpoint)
+        if network in ("bridge", "joined"):
+            await self._places.started(container)
         return endpoint
 
     async def adopt(self, container: Container) -> tuple[bool, Exit | None]:

@@ -18,10 +18,18 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from agent.network.desired import Attachment, Endpoint, Interface, NetworkName
-from shoal.model.container import ContainerConfig, EngineWire, HostConfig, NetworkingConfig
+from agent.network.desired import BRIDGE, Attachment, Endpoint, Interface, NetworkName
+from shoal.model.container import (
+    ContainerConfig,
+    EndpointSettings,
+    EngineWire,
+    HostConfig,
+    NetworkingConfig,
+)
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+
+Kind = NetworkName | Literal["host", "container", "joined"]
 
 FILE = "container.json"
 _LONG = 1 << 17  # bytes after which it is begun anew
@@ -38,6 +46,24 @@ class MountPoint(EngineWire, frozen=True, kw_only=True):
     mode: str = field(default_factory=str)
     rw: bool = field(name="RW", default_factory=lambda: True)
     propagation: str = field(default_factory=str)
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's container on a network.
+
+    Attributes:
+        network: `bridge`, the id of a user's network, or of a cluster network.
+        settings: as they were asked for.
+        task: stands for the container on a cluster network; empty on this host's.
+        internal: of a cluster network: nothing leads out of it.
+    """
+
+    network: str
+    name: str
+    settings: EndpointSettings = EndpointSettings()
+    task: str = ""
+    in_cluster: bool = False
+    internal: bool = False
 
 
 class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +99,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         stopped_by_hand: by a stop or kill, so that no restart policy brings it back.
         populate: destinations of fresh volumes that shall get the image's content.
         files: secrets and configs of a task, which are not among what users see as mounts.
-        network: which of the host's networks it is on.
+        network: how it is on networks: as a task (`mesh`), on `bridge` alone, with the host or
+            another container, or as a person asked (`joined`).
+        joined: the networks a person asked for, in the order of its interfaces.
         attachments: a task's networks, in the order of its interfaces.
     """
 
@@ -92,10 +120,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     restart_count: int = 0
     stopped_by_hand: bool = False
     populate: tuple[str, ...] = ()
-    network: NetworkName | Literal["host", "container"] = "bridge"
+    network: Kind = "bridge"
+    joined: tuple[Joined, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     endpoint: Endpoint | None = None
     owner: str = ""
+
+    @property
+    def networks(self) -> tuple[Joined, ...]:
+        """The networks that a person's container is on, or will be."""
+        if self.network == "bridge":
+            return (Joined(network=BRIDGE, name=BRIDGE),)
+        return self.joined
 
 
 def save(directory: Path, record: Record) -> None:

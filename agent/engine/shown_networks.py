@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from agent.engine.records import Record
+from agent.engine.records import Joined, Record
 from agent.network.desired import BRIDGE, MESH, NOWHERE, Interface
+from shoal.model.container import EndpointIPAMConfig
 
 INGRESS = "ingress"
 
@@ -32,19 +33,27 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A container on a network; `identity` is the network's, empty where it is not known."""
+    """A container on a network.
+
+    Attributes:
+        identity: the network's, empty where it is not known.
+        asked: a person's wish; None for a task, whose addresses its managers chose.
+    """
 
     name: str
     identity: str
     interface: Interface = NOWHERE
     aliases: tuple[str, ...] = ()
     named: bool = False
+    asked: EndpointIPAMConfig | None = None
 
 
 def places(record: Record, networks: Networks) -> list[Place]:
     """All networks of a container that are to be seen, in the order of its interfaces."""
     if record.network == "container":
         return []
+    if record.network in ("bridge", "joined"):
+        return [_joined(record, each, networks) for each in record.networks]
     if not record.attachments:
         return [_local(record, record.network, networks, record.network)]
     found = [
@@ -74,6 +83,19 @@ def default_interface(record: Record, networks: Networks) -> Interface:
     return next(on, NOWHERE)
 
 
+def _joined(record: Record, joined: Joined, networks: Networks) -> Place:
+    """Where a person put it."""
+    own = joined.network == BRIDGE
+    return Place(
+        name=joined.name,
+        identity=networks.local.get(BRIDGE, "") if own else joined.network,
+        interface=_interface(record, joined.network),
+        aliases=joined.settings.aliases,
+        named=not own,
+        asked=joined.settings.ipam_config or EndpointIPAMConfig(),
+    )
+
+
 def _local(record: Record, name: str, networks: Networks, network: str) -> Place:
     return Place(
         name=name,
@@ -91,7 +113,7 @@ def _entry(record: Record, place: Place) -> dict[str, Any]:
     interface = place.interface
     running = record.endpoint is not None and record.state.running
     return {
-        "IPAMConfig": _asked(interface) if place.named and running else None,
+        "IPAMConfig": _wish(place) if place.named and running else None,
         "Links": None,
         "Aliases": list(place.aliases) or None,
         "MacAddress": interface.mac,
@@ -107,6 +129,12 @@ def _entry(record: Record, place: Place) -> dict[str, Any]:
         "GlobalIPv6PrefixLen": interface.prefix_length6,
         "DNSNames": _names(record, place) if place.named else None,
     }
+
+
+def _wish(place: Place) -> dict[str, str] | None:
+    if place.asked is None:
+        return _asked(place.interface)
+    return msgspec.to_builtins(place.asked) or None
 
 
 def _asked(interface: Interface) -> dict[str, str]:

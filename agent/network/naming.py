@@ -18,7 +18,7 @@ from shoal.model.errors import ClusterError, Internal, Unavailable
 
 _log = structlog.get_logger(__name__)
 _RETRY_SECONDS = 1.0
-_CLUSTER = "cluster"
+_CLUSTER, _HOST = "cluster", "host"
 
 
 class Naming(Protocol):
@@ -91,6 +91,10 @@ class ContainerNaming:
 
     async def changed(self, networks: ClusterNetworks) -> None:
         await self._change(_CLUSTER, self._views.update(networks))
+
+    async def change_local(self, views: Mapping[str, NetworkView]) -> None:
+        """The networks of this host that have names; all containers have it on return."""
+        await self._change(_HOST, views)
 
     async def _change(self, source: str, views: Mapping[str, NetworkView]) -> None:
         if failed := await self._names.change(source, views):

@@ -33,19 +33,20 @@ _OPTIONS = (ENCRYPTED, MTU, VXLAN_IDS)
 def check_network(spec: NetworkSpec) -> None:
     """Refuse a network that this cluster could not make."""
     check_limits(spec)
-    _check_name(spec.name)
+    check_name(spec.name)
     _check_kind(spec)
     if any(not key.strip() for key in spec.labels):
         raise invalid("Labels", "a label must have a name")
     if spec.enable_ipv4 is False:
         raise unimplemented("EnableIPv4", "cluster networks without IPv4 are not supported")
     _check_options(spec)
-    _check_ipam(spec.ipam, ipv6=spec.enable_ipv6)
+    check_ipam(spec.ipam, ipv6=spec.enable_ipv6)
     if spec.ingress:
         _check_ingress(spec)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is not a name for a network, or one that is always there."""
     if not name:
         raise invalid("Name", "a name must be given")
     if name in PREDEFINED:
@@ -85,19 +86,21 @@ def _check_options(spec: NetworkSpec) -> None:
             raise invalid(path, f"{value!r} is neither true nor false")
         if name == MTU:
             least = LEAST_MTU[6 if spec.enable_ipv6 else 4]
-            _check_number(value, path, least, MOST_MTU)
+            check_number(value, path, least, MOST_MTU)
         if name == VXLAN_IDS:
-            _check_number(value, path, FIRST_VNI, LAST_VNI)
+            check_number(value, path, FIRST_VNI, LAST_VNI)
         if name not in _OPTIONS:
             raise invalid(path, f"overlay networks know only {', '.join(_OPTIONS)}")
 
 
-def _check_number(value: str, path: str, least: int, most: int) -> None:
+def check_number(value: str, path: str, least: int, most: int) -> None:
+    """Refuse an option that is no number from `least` to `most`."""
     if not (value.isascii() and value.isdigit()) or not least <= int(value) <= most:
         raise invalid(path, f"must be a number from {least} to {most}, not {value!r}")
 
 
-def _check_ipam(ipam: IPAM, *, ipv6: bool) -> None:
+def check_ipam(ipam: IPAM, *, ipv6: bool) -> None:
+    """Refuse subnets and addresses that no network could have."""
     if ipam.driver not in ("", "default"):
         raise unimplemented(
             "IPAM.Driver", f"address management by {ipam.driver!r} is not supported"

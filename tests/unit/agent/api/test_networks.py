@@ -1,7 +1,7 @@
 """The agent's `/networks`, in front of a real manager's API, on a worker, and on its own."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from agent.api.local_networks import LocalNetworks
 from agent.api.networks import Networks
 from agent.engine.container import Container
 from agent.engine.describe import network_id
+from agent.engine.events import EventBus
+from agent.engine.networks import HostNetworks
 from agent.engine.records import Record, State
 from agent.engine.registry import Registry
+from agent.network.local import LocalNetwork
 from agent.swarm import JoinRequest
 from shoal.common.clock import SystemClock
 from shoal.common.engine_http.router import Router
@@ -32,6 +35,7 @@ from shoal.model.assignment import (
     TaskNetwork,
 )
 from shoal.model.container import ContainerConfig, HostConfig
+from shoal.model.errors import InvalidArgument
 from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from tests.unit.manager.api.deciding import deciding, until
 from tests.unit.manager.api.serving import Cell, Client, serving
@@ -104,6 +108,24 @@ class Engine:
         self.registry.add(Container(record, directory, directory))
 
 
+class SimulatedWires:
+    """The host's network, without a kernel; `on_host` are the subnets that it has."""
+
+    def __init__(self) -> None:
+        self.networks: tuple[LocalNetwork, ...] = ()
+        self.on_host: list[str] = ["172.30.0.1/16", "172.17.0.1/16"]
+
+    async def set_local(self, networks: Sequence[LocalNetwork]) -> None:
+        self.networks = tuple(networks)
+
+    async def probe(self, network: LocalNetwork) -> None:
+        if network.parent != "eth0":
+            raise InvalidArgument(f"parent {network.parent!r}: this host has no such link")
+
+    async def used_subnets(self) -> list[str]:
+        return self.on_host
+
+
 class Membership:
     """A host in a cluster, or in none."""
 
@@ -155,7 +177,11 @@ async def host(tmp_path: Path, membership: Membership) -> AsyncIterator[Host]:
     engine = Engine()
     router = Router()
     gateway = Gateway(tmp_path / "manager.sock", membership)
-    local = LocalNetworks(engine, "172.30.0.0/16", "172.30.0.1")
+    wires, clock = SimulatedWires(), SystemClock()
+    networks = HostNetworks(
+        tmp_path / "networks", "i", wires, engine.registry, EventBus(clock), clock
+    )
+    local = LocalNetworks(networks, engine.registry, "172.30.0.0/16", "172.30.0.1", clock)
     Networks(local, ClusterNetworks(gateway, engine.registry)).add_routes(router)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EngineServer(router))
