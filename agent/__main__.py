@@ -29,6 +29,7 @@ from agent.network.container_names import ContainerNames
 from agent.network.host_network import HostNetwork
 from agent.network.naming import ContainerNaming, Keeping
 from agent.nodes import Nodes
+from agent.places import HostPlaces
 from agent.runtime.oci import cgroups
 from agent.runtime.oci.runtime import OciRuntime, OciSettings
 from agent.swarm import HostCluster
@@ -100,6 +101,12 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     )
     nodes = Nodes(config, engine, images, network, clock)
     membership = HostCluster(config.host, host_control, nodes.make, clock, nodes.chance)
+    places = HostPlaces(membership, lambda: network.network_names)
+    engine.places.names, engine.places.cluster = naming, places
+    engine.networks.in_cluster = lambda: bool(membership.section()["NodeID"])
+    engine.networks.cluster_subnets = lambda: [
+        subnet.subnet for each in membership.told().networks.values() for subnet in each.subnets
+    ]
     await membership.restore()
     await engine.adopt()
     await names.settle()
@@ -114,6 +121,7 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
         ("network", network.run()),
         ("names", naming.run()),
         ("membership", membership.run()),
+        ("places", places.run(engine.places)),
         ("door for managers", Door(membership, server, config.host).run()),
     ):
         task = background.create_task(work, name=name)

@@ -147,6 +147,7 @@ class Engine:
         await asyncio.to_thread(self._sweep_bundles)
         endpoints = [c.record.endpoint for c in self.registry if c.record.endpoint is not None]
         await self._wiring.adopt(endpoints)
+        await self.places.tell_names()
         gate = asyncio.Semaphore(_ADOPTING)
 
         async def adopt_one(container: Container) -> None:

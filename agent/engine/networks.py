@@ -23,7 +23,13 @@ from agent.engine.events import EventBus
 from agent.network.local import Driver, LocalNetwork, Pool
 from shoal.common.clock import Clock
 from shoal.common.entropy import new_hex_id
-from shoal.model.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied
+from shoal.model.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 from shoal.model.spec.network import NetworkSpec, mtu_of
 from shoal.model.validate.local_network import (
     ICC,
@@ -71,6 +77,7 @@ class HostNetworks:
 
     Attributes:
         builtin: ids of those that are always there, by name.
+        containers: of this host.
         in_cluster: whether this host is in a cluster, and so has the gateway network.
         cluster_subnets: subnets of the cluster's networks that this host knows.
     """
@@ -86,7 +93,7 @@ class HostNetworks:
     ) -> None:
         self._directory = directory
         self._wires = wires
-        self._containers = containers
+        self.containers = containers
         self._events = events
         self._clock = clock
         self._turn = asyncio.Lock()  # a network is chosen, made and kept before the next
@@ -204,7 +211,7 @@ class HostNetworks:
         """The containers that are on a network, or will be when they start."""
         return [
             each
-            for each in self._containers
+            for each in self.containers
             if any(joined.network == identity for joined in each.record.networks)
         ]
 
@@ -217,12 +224,16 @@ class HostNetworks:
         )
 
     async def _forget(self, made: UserNetwork) -> None:
-        del self._made[made.id]
+        try:
+            await self._tell(without=made.id)
+        except FailedPrecondition as error:  # a container is starting on it
+            raise PermissionDenied(f"error while removing network: {error}") from error
         await asyncio.to_thread(_file(self._directory, made.id).unlink, missing_ok=True)
-        await self._tell()
+        del self._made[made.id]
 
-    async def _tell(self) -> None:
-        networks = sorted((n.network for n in self._made.values()), key=lambda n: n.number)
+    async def _tell(self, without: str = "") -> None:
+        left = (each.network for each in self._made.values() if each.id != without)
+        networks = sorted(left, key=lambda each: each.number)
         await self._wires.set_local(tuple(networks))
 
 

@@ -83,7 +83,7 @@ class Places:
 
     async def started(self, container: Container) -> None:
         """It has its places, and its first process is about to run."""
-        await self._tell_names()
+        await self.tell_names()
         self._publish_all("connect", container)
 
     async def release(self, container: Container, *, was: Endpoint | None) -> None:
@@ -96,7 +96,7 @@ class Places:
         if any(each.task for each in container.record.joined):
             joined = tuple(replace(each, task="") for each in container.record.joined)
             container.change(joined=joined)
-        await self._tell_names()
+        await self.tell_names()
 
     async def give_back(self, joined: tuple[Joined, ...]) -> None:
         """Tell managers that places are free; what cannot be told is swept later."""
@@ -135,7 +135,7 @@ class Places:
             container.change(network="joined", joined=(*record.networks, joined))
             if record.state.running:
                 await self._settle_gateway(container)
-        await self._tell_names()
+        await self.tell_names()
         self._publish("connect", container, joined)
 
     async def disconnect(self, container: Container, text: str) -> None:
@@ -157,7 +157,7 @@ class Places:
                 container.change(endpoint=now)
                 await self._settle_gateway(container)
             await self.give_back((left,))
-        await self._tell_names()
+        await self.tell_names()
         self._publish("disconnect", container, left)
 
     def _joined(self, record: Record, text: str) -> Joined:
@@ -262,7 +262,12 @@ class Places:
             for made in self._networks
         }
 
-    async def _tell_names(self) -> None:
+    def tasks(self) -> set[str]:
+        """What stands for containers of this host on cluster networks."""
+        return {task for each in self._networks.containers for task in _tasks(each)}
+
+    async def tell_names(self) -> None:
+        """Have the names of this host's networks answered as they are now."""
         if self.names is not None:
             await self.names.change_local(self.views())
 
@@ -283,6 +288,10 @@ class Places:
             _OVERLAY if joined.in_cluster else kind,
             container=container.id,
         )
+
+
+def _tasks(container: Container) -> list[str]:
+    return [each.task for each in container.record.joined if each.task]
 
 
 def _host(container: Container, network: str) -> Host | None:
