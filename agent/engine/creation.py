@@ -28,11 +28,12 @@ from shoal.common.entropy import new_hex_id
 from shoal.model.container import (
     ContainerConfig,
     ContainerCreate,
+    EndpointSettings,
     HostConfig,
     LogConfig,
     RestartPolicy,
 )
-from shoal.model.errors import InvalidArgument
+from shoal.model.errors import InvalidArgument, NotFound
 
 _SHM = 64 << 20
 
@@ -86,7 +87,7 @@ class Creator:
         joined: list[Joined] = []
         try:
             for network, settings in asked.items():
-                joined.append(await self._places.resolve(network, settings, identity, name))
+                joined.append(await self._resolved(network, settings, identity, name))
             self._images.acquire(image.id, identity)
             mounts, populate = await asyncio.to_thread(self._mounts, config, host)
             container = self._made(
@@ -118,6 +119,14 @@ class Creator:
         self._registry.add(container)
         self._images.acquire(image.id, identity, lambda: container.state.running)
         return container, _warnings(request.host_config)
+
+    async def _resolved(
+        self, network: str, settings: EndpointSettings, identity: str, name: str
+    ) -> Joined:
+        try:
+            return await self._places.resolve(network, settings, identity, name)
+        except NotFound as error:  # which clients take for a missing image, and pull it
+            raise InvalidArgument(str(error), field="HostConfig.NetworkMode") from error
 
     def _made(self, record: Record) -> Container:
         directory = self._directory / record.id

@@ -82,7 +82,7 @@ def test_a_stack_brings_its_networks_and_takes_them_along(
 def test_a_worker_refuses_in_swarms_words(cluster: Cluster) -> None:
     said = cluster.docker("w1", "network", "create", "-d", "overlay", "x", check=False)
     assert "Worker nodes can't be used to view or modify cluster state" in said
-    assert names(cluster, "w1") == ["bridge", "host", "none"]
+    assert names(cluster, "w1") == ["bridge", "docker_gwbridge", "host", "none"]
 
 
 def test_outside_of_a_cluster_the_way_in_is_said(host: Cluster) -> None:

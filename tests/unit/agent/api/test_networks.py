@@ -348,3 +348,49 @@ async def test_what_is_ambiguous_is_refused(tmp_path: Path) -> None:
         status, sentence = await found.refused("GET", f"/networks/{bridge[:5]}")
         assert (status, "2 matches found based on ID prefix" in sentence) == (400, True)
         assert (await found.get(f"/networks/{bridge}"))["Name"] == "bridge"
+
+
+async def make(found: Host, name: str, **more: Any) -> str:
+    status, answer = await found.client.ask("POST", "/networks/create", {"Name": name, **more})
+    assert status == 201, answer
+    identity: str = answer["Id"]
+    return identity
+
+
+async def test_a_host_makes_shows_and_removes_its_own_networks(tmp_path: Path) -> None:
+    async with host(tmp_path, Membership()) as found:
+        identity = await make(found, "red", Labels={"a": "b"}, Internal=True)
+        assert await found.names(filters(label=["a=b"], driver=["bridge"])) == ["red"]
+        assert await found.names(filters(type=["custom"], dangling=["true"])) == ["red"]
+        shown = await found.get(f"/networks/{identity[:9]}")
+        assert (shown["Name"], shown["Scope"], shown["Internal"]) == ("red", "local", True)
+        assert shown["IPAM"]["Config"] == [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}]
+        status, sentence = await found.refused("POST", "/networks/create", {"Name": "red"})
+        assert (status, sentence) == (409, "network with name red already exists")
+        subnet = {"Config": [{"Subnet": "172.18.1.0/24"}]}
+        wrong = {"Name": "x", "IPAM": subnet}
+        status, sentence = await found.refused("POST", "/networks/create", wrong)
+        assert (status, "Pool overlaps" in sentence) == (403, True)
+        assert (await found.client.ask("DELETE", "/networks/red"))[0] == 204
+        assert await found.refused("DELETE", "/networks/red") == (404, "network red not found")
+
+
+async def test_networks_are_there_again_after_a_restart(tmp_path: Path) -> None:
+    async with host(tmp_path, Membership()) as found:
+        identity = await make(found, "red", EnableIPv6=True)
+        clock, wires = SystemClock(), SimulatedWires()
+        again = HostNetworks(
+            tmp_path / "networks", "i", wires, found.engine.registry, EventBus(clock), clock
+        )
+        await again.restore()
+        assert [each.id for each in wires.networks] == [identity]
+        assert again.find("red") == (identity, "red")
+
+
+async def test_prune_takes_a_hosts_unused_networks(tmp_path: Path) -> None:
+    async with host(tmp_path, Membership()) as found:
+        await make(found, "red")
+        await make(found, "kept", Labels={"keep": ""})
+        path = "/networks/prune" + filters(**{"label!": ["keep"]})
+        assert await found.client.ask("POST", path) == (200, {"NetworksDeleted": ["red"]})
+        assert "kept" in await found.names()
