@@ -81,6 +81,7 @@ def ingress_of(ingress: IngressSet) -> tuple[desired.IngressPort, ...]:
                 desired.Backend(address=backend.address, port=backend.port)
                 for backend in port.backends
             ),
+            local_only=port.local_only,
         )
         for port in ingress.ports
     )

@@ -43,9 +43,11 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
 def forget_stale(channel: Channel, backends: Mapping[int, Collection[tuple[str, int]]]) -> int:
     """Forget the flows to these published UDP ports that go to none of their backends."""
+    if not count_flows(channel):
+        return 0
     return _forget(
         channel,
-        socket.AF_INET,
+        socket.AF_UNSPEC,
         lambda flow: (
             flow.protocol == socket.IPPROTO_UDP
             and flow.port in backends
@@ -79,7 +81,8 @@ def _forget(channel: Channel, family: int, stale: Callable[[Flow], bool]) -> int
             f"forget flow to {flow.asked} port {flow.port}",
             _DELETE,
             0,
-            head + attribute(_ORIGINAL | _NESTED, flow.original),
+            struct.pack("=BBH", flow.family, 0, 0)
+            + attribute(_ORIGINAL | _NESTED, flow.original),
             (errno.ENOENT,),
         )
         for flow in flows

@@ -20,17 +20,29 @@ BRIDGE, MESH = "bridge", "mesh"
 """The host's own networks; any other name of a network is the id of a cluster network."""
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - what Docker calls it; reserving it is the point
+ANY_ADDRESS6 = "::"
 DEFAULT_VNI = 4095
 DEFAULT_VXLAN_PORT = 4789
 
 
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One published port of a container; `host_port` 0 asks for any free one."""
+    """One published port of a container; `host_port` 0 asks for any free one.
+
+    On `ANY_ADDRESS` it is published on all addresses of both families, on `ANY_ADDRESS6` on all
+    IPv6 ones.
+    """
 
     protocol: Protocol = "tcp"
     container_port: int
     host_port: int = 0
     host_ip: str = ANY_ADDRESS
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """4, 6 or both."""
+        if self.host_ip == ANY_ADDRESS:
+            return (4, 6)
+        return (6,) if ":" in self.host_ip else (4,)
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,11 +191,15 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class IngressPort(msgspec.Struct, frozen=True, kw_only=True):
-    """A service's port, published on every host. Without backends it refuses connections."""
+    """A service's port, published on every host. Without backends it refuses connections.
+
+    A host prefers its own tasks; with `local_only` it leads to no others.
+    """
 
     protocol: Protocol = "tcp"
     published_port: int
     backends: tuple[Backend, ...] = ()
+    local_only: bool = False
 
 
 class ClusterNetworks(msgspec.Struct, frozen=True, kw_only=True):

@@ -209,9 +209,15 @@ def load_family() -> bytes:
     return _expression("meta", _number(1, _REGISTER), _number(2, 15))
 
 
-def load_protocol() -> bytes:
-    """`meta l4proto`."""
-    return _expression("meta", _number(1, _REGISTER), _number(2, 16))
+def load_protocol(behind: int = 0) -> bytes:
+    """`meta l4proto`, `behind` so many bytes in the register."""
+    return _expression("meta", _number(1, _register(behind)), _number(2, 16))
+
+
+def load_port(behind: int = 0) -> bytes:
+    """`th dport`, `behind` so many bytes in the register."""
+    fields = (_number(1, _register(behind)), _number(2, 2), _number(3, 2), _number(4, 2))
+    return _expression("payload", *fields)
 
 
 def load_ct_status() -> bytes:
@@ -221,8 +227,11 @@ def load_ct_status() -> bytes:
 
 def load_ct_mark(behind: int = 0) -> bytes:
     """`ct mark`, `behind` so many bytes in the register: what follows takes both together."""
-    register = _REGISTER + behind // 16 if behind % 16 == 0 else _REGISTER_32 + behind // 4
-    return _expression("ct", _number(1, register), _number(2, 3))
+    return _expression("ct", _number(1, _register(behind)), _number(2, 3))
+
+
+def _register(behind: int) -> int:
+    return _REGISTER + behind // 16 if behind % 16 == 0 else _REGISTER_32 + behind // 4
 
 
 def set_ct_mark() -> bytes:
@@ -280,9 +289,15 @@ def member(name: str) -> bytes:
     return _expression("lookup", text(1, name), _number(2, _REGISTER))
 
 
-def redirect(family: int) -> bytes:
-    """`dnat` to the address in the register; of that address family."""
-    return _expression("nat", _number(1, 1), _number(2, family), _number(3, _REGISTER))
+def redirect(family: int, port_behind: int = 0) -> bytes:
+    """`dnat` to the address in the register; of that address family.
+
+    With a port, which is so many bytes behind in the register.
+    """
+    fields = [_number(1, 1), _number(2, family), _number(3, _REGISTER)]
+    if port_behind:
+        fields.append(_number(5, _REGISTER_32 + port_behind // 4))
+    return _expression("nat", *fields)
 
 
 def reset_tcp() -> bytes:

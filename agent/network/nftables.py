@@ -1,32 +1,52 @@
 """The instance's one nftables table as text: isolation, published ports, the ingress mesh.
 
-Pure. A ruleset is a fixed part (base chains, which never go away while the instance lives), one
-chain per published port, and the elements of the maps that lead to them. Two ways bring it into
+Pure. A ruleset is a fixed part (base chains, which never go away while the instance lives) and
+what each published port adds: elements of maps. A port leads to the chain for its number of
+backends, which picks one by a random number:
+
+    map ports4   { inet_proto . inet_service : verdict }             port : goto pick4_3
+    map targets4 { mark . inet_proto . inet_service : ipv4_addr . inet_service }
+    map bound4   { ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+    chain pick4_3 { dnat ip to numgen random mod 3 . meta l4proto . th dport map @targets4 }
+
+`bound4` has ports published on one address of the host; the same three exist for IPv6. So a
+change costs the same beside ten published ports and a thousand. Two ways bring a ruleset into
 the kernel, each one transaction: `replacement` whatever is there, `difference` from a known
 ruleset. Neither ever deletes the table or a base chain: deleting those makes established
 connections hang, and the `ct` rules of the fixed part keep connection tracking alive when the
-last port goes. `nft` applies the text.
+last port goes. `published` makes the ports, `pick_chains` the chains (nftables' language has
+no type for a random number in a map), `nft` applies the text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import msgspec
 
-from agent.network.desired import ANY_ADDRESS, Endpoint, IngressPort, Mesh, PortBinding
+from agent.network.desired import Mesh
 from agent.network.local import LocalNetwork
-from agent.network.plan import Names, gateway_of, ipv6_subnet_of
+from agent.network.pick_chains import pick_chain
+from agent.network.plan import Names, gateway_of, ipv6_of, ipv6_subnet_of
+from agent.network.published import Element, Port
 
+_TRANSPORT = "meta l4proto { tcp, udp, sctp }"
+_PORT = "meta l4proto . th dport"
 _SETS = {
-    "ports": "map ports { type inet_proto . inet_service : verdict; }",
-    "bound": "map bound { type ipv4_addr . inet_proto . inet_service : verdict; }",
+    "ports4": "map ports4 { type inet_proto . inet_service : verdict; }",
+    "ports6": "map ports6 { type inet_proto . inet_service : verdict; }",
+    "targets4": "map targets4 { type mark . inet_proto . inet_service "
+    ": ipv4_addr . inet_service; }",
+    "targets6": "map targets6 { type mark . inet_proto . inet_service "
+    ": ipv6_addr . inet_service; }",
+    "bound4": "map bound4 { type ipv4_addr . inet_proto . inet_service "
+    ": ipv4_addr . inet_service; }",
+    "bound6": "map bound6 { type ipv6_addr . inet_proto . inet_service "
+    ": ipv6_addr . inet_service; }",
     "refused": "set refused { type inet_proto . inet_service; }",
     "peers": "set peers { type ipv4_addr; }",
     "bridged": "set bridged { type ifname . ifname; }",
 }
-
-
-_REFUSED = "meta nfproto ipv4 fib daddr type local meta l4proto . th dport @refused goto refuse"
+_REFUSED = f"fib daddr type local {_PORT} @refused goto refuse"
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,16 +54,16 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         base: base chain or subchain -> its lines; the same names in every ruleset.
-        chains: chain of a published port -> its rule.
-        elements: set or map -> key -> value ("" in a set).
-        udp_targets: published UDP port -> where flows to it may go.
+        picks: chains that ports lead to: address family and number of backends.
+        ports: published port, by its `key` -> what it adds.
+        elements: set -> its elements, beside those of the ports.
     """
 
     table: str
     base: Mapping[str, tuple[str, ...]]
-    chains: Mapping[str, str]
-    elements: Mapping[str, Mapping[str, str]]
-    udp_targets: Mapping[int, frozenset[tuple[str, int]]]
+    picks: frozenset[tuple[int, int]]
+    ports: Mapping[str, Port]
+    elements: Mapping[str, tuple[str, ...]]
 
 
 def make_ruleset(
@@ -51,98 +71,28 @@ def make_ruleset(
     local_subnet: IPv4Network,
     mesh: Mesh | None,
     overlays: Sequence[int],
-    endpoints: Iterable[Endpoint],
-    ingress: Iterable[IngressPort],
+    ports: Iterable[Port],
     local: Sequence[LocalNetwork] = (),
 ) -> Ruleset:
     """Derive the table; the same input gives the same table, in the same order.
 
-    `overlays` are the VNIs of the cluster networks that are here.
+    `overlays` are the VNIs of the cluster networks that are here. Of two ports of one key the
+    later counts.
     """
-    chains: dict[str, str] = {}
-    udp: dict[int, set[tuple[str, int]]] = {}
-    elements: dict[str, dict[str, str]] = {name: {} for name in _SETS}
-    for endpoint in endpoints:
-        for binding in endpoint.ports:
-            chain = _binding_chain(binding)
-            target = (endpoint.outward.ipv4, binding.container_port)
-            chains[chain] = _dnat(binding.protocol, [target])
-            if binding.protocol == "udp":
-                udp.setdefault(binding.host_port, set()).add(target)
-            key = f"{binding.protocol} . {binding.host_port}"
-            if binding.host_ip == ANY_ADDRESS:
-                elements["ports"][key] = f"goto {chain}"
-            else:
-                elements["bound"][f"{binding.host_ip} . {key}"] = f"goto {chain}"
-    reach = _Reach(mesh)
-    for entry in ingress:
-        key = f"{entry.protocol} . {entry.published_port}"
-        reachable = _reachable(reach, entry)
-        if entry.protocol == "udp":
-            udp.setdefault(entry.published_port, set()).update(reachable)
-        if reachable:
-            chain = f"i_{entry.protocol}_{entry.published_port}"
-            chains[chain] = _dnat(entry.protocol, reachable)
-            elements["ports"][key] = f"goto {chain}"
-        else:
-            elements["refused"][key] = ""
-    if mesh is not None:
-        elements["peers"] = {peer.underlay: "" for peer in mesh.peers}
+    by_key = {each.key: each for each in ports}
     bridges = [f'"{names.overlay_bridge(vni)}"' for vni in overlays]
     user = [each for each in local if each.bridged]
     bridges += [_quoted(names, each) for each in user if not each.isolated]
-    elements["bridged"] = {f"{bridge} . {bridge}": "" for bridge in bridges}
     return Ruleset(
         table=names.table,
         base=_base(names, local_subnet, mesh, overlays, user),
-        chains=dict(sorted(chains.items())),
-        udp_targets={port: frozenset(targets) for port, targets in sorted(udp.items())},
-        elements={name: dict(sorted(keys.items())) for name, keys in elements.items()},
+        picks=frozenset(pick for port in by_key.values() for pick in port.picks),
+        ports=by_key,
+        elements={
+            "peers": tuple(sorted({peer.underlay for peer in mesh.peers})) if mesh else (),
+            "bridged": tuple(f"{bridge} . {bridge}" for bridge in bridges),
+        },
     )
-
-
-class _Reach:
-    """The subnets this host has a route to; a packet to any other would leave by the uplink."""
-
-    def __init__(self, mesh: Mesh | None) -> None:
-        subnets = [] if mesh is None else [mesh.subnet, *(peer.subnet for peer in mesh.peers)]
-        self._by_mask: dict[int, set[int]] = {}
-        for subnet in map(IPv4Network, subnets):
-            networks = self._by_mask.setdefault(int(subnet.netmask), set())
-            networks.add(int(subnet.network_address))
-
-    def covers(self, address: str) -> bool:
-        number = int(IPv4Address(address))
-        return any(number & mask in networks for mask, networks in self._by_mask.items())
-
-
-def _reachable(reach: _Reach, entry: IngressPort) -> list[tuple[str, int]]:
-    return sorted(
-        {
-            (backend.address, backend.port)
-            for backend in entry.backends
-            if reach.covers(backend.address)
-        }
-    )
-
-
-def _binding_chain(binding: PortBinding) -> str:
-    chain = f"p_{binding.protocol}_{binding.host_port}"
-    if binding.host_ip != ANY_ADDRESS:
-        chain += f"_{int(IPv4Address(binding.host_ip)):08x}"
-    return chain
-
-
-def _dnat(protocol: str, backends: list[tuple[str, int]]) -> str:
-    if len(backends) == 1:
-        address, port = backends[0]
-        return f"meta l4proto {protocol} dnat ip to {address}:{port}"
-    # random, not inc: a counter would start anew at the first backend with every change
-    choices = ", ".join(
-        f"{index} : {address} . {port}" for index, (address, port) in enumerate(backends)
-    )
-    count = len(backends)
-    return f"meta l4proto {protocol} dnat ip to numgen random mod {count} map {{ {choices} }}"
 
 
 def _base(
@@ -158,8 +108,10 @@ def _base(
     return {
         "refuse": ("meta l4proto tcp reject with tcp reset", "reject"),
         "published": (
-            "meta nfproto ipv4 ip daddr . meta l4proto . th dport vmap @bound",
-            "meta nfproto ipv4 meta l4proto . th dport vmap @ports",
+            f"{_TRANSPORT} dnat ip to ip daddr . {_PORT} map @bound4",
+            f"{_TRANSPORT} dnat ip6 to ip6 daddr . {_PORT} map @bound6",
+            f"meta nfproto ipv4 {_PORT} vmap @ports4",
+            f"meta nfproto ipv6 {_PORT} vmap @ports6",
         ),
         # seen with bridge netfilter only: cluster networks pass the host without a trace
         "raw": ("type filter hook prerouting priority -300;", f"iifname {overlay} notrack"),
@@ -171,6 +123,8 @@ def _base(
         ),
         "output": (
             "type nat hook output priority -105;",
+            # answers could not come back to it: the listeners of `relay` serve it
+            "ip6 daddr ::1 return",
             "fib daddr type local jump published",
         ),
         "input": (
@@ -226,7 +180,12 @@ def _user_rewriting(names: Names, network: LocalNetwork, ours: str) -> list[str]
     first = network.pools[0]
     rules = [
         f"oifname {bridge} ip saddr 127.0.0.0/8 snat ip to {first.gateway}",
-        f"ip saddr {first.subnet} oifname {bridge} ct status dnat snat ip to {first.gateway}",
+        *(
+            f"{word} saddr {pool.subnet} oifname {bridge} ct status dnat snat {word} to"
+            f" {pool.gateway}"
+            for pool in network.pools
+            if pool.gateway and (word := "ip6" if ":" in pool.subnet else "ip")
+        ),
     ]
     if network.masquerade and not network.internal:
         rules += [
@@ -261,61 +220,84 @@ def _mesh_source_rewriting(
     return (
         f"oifname {vxlan} ct status dnat ip saddr != {mesh.subnet} snat ip to {gateway}",
         *_source_rewriting(tasks, ours, IPv4Network(mesh.subnet)),
-        *_source_rewriting6(ours, mesh),
+        *_source_rewriting6(tasks, vxlan, ours, mesh),
     )
 
 
-def _source_rewriting6(ours: str, mesh: Mesh) -> tuple[str, ...]:
+def _source_rewriting6(tasks: str, vxlan: str, ours: str, mesh: Mesh) -> tuple[str, ...]:
     """What leaves by IPv6 leaves with the host's address: nobody routes to ours."""
     if not mesh.prefix6:
         return ()
+    gateway = ipv6_of(mesh.prefix6, gateway_of(mesh.subnet))
     subnet = ipv6_subnet_of(mesh.prefix6, mesh.subnet)
-    return (f"ip6 saddr {subnet} oifname != {ours} masquerade",)
+    return (
+        f"oifname {vxlan} ct status dnat ip6 saddr != {subnet} snat ip6 to {gateway}",
+        f"ip6 saddr {subnet} oifname {tasks} ct status dnat snat ip6 to {gateway}",
+        f"ip6 saddr {subnet} oifname != {ours} masquerade",
+    )
+
+
+def declaration(table: str) -> str:
+    """Text that makes the table and its sets, as far as they are missing."""
+    return "\n".join((f"table inet {table} {{", *_SETS.values(), "}")) + "\n"
 
 
 def replacement(new: Ruleset, present_chains: Iterable[str] = ()) -> str:
-    """Text that makes the table `new`, whatever of it is there: one transaction."""
+    """Text that makes the declared table `new`, whatever of it is there: one transaction."""
     table = f"inet {new.table}"
-    lines = [f"table {table} {{", *_SETS.values(), *_declarations(new), "}"]
-    lines.append(f"flush table {table}")
-    for name, declaration in _SETS.items():
-        lines.append(f"flush {declaration.split()[0]} {table} {name}")
-    stale = sorted(set(present_chains) - set(new.base) - set(new.chains))
+    lines = [f"table {table} {{", *_declarations(new), "}"]
+    lines += [f"flush chain {table} {chain}" for chain in new.base]
+    for name, declared in _SETS.items():
+        lines.append(f"flush {declared.split()[0]} {table} {name}")
+    stale = sorted({*present_chains} - {*new.base} - {pick_chain(*each) for each in new.picks})
+    # what stays until then may lead to another
+    lines += [f"flush chain {table} {chain}" for chain in stale]
     lines += [f"delete chain {table} {chain}" for chain in stale]
     for chain, rules in new.base.items():
         lines += [f"add rule {table} {chain} {rule}" for rule in rules if not _is_hook(rule)]
-    lines += [f"add rule {table} {chain} {rule}" for chain, rule in new.chains.items()]
-    lines += _element_lines("add", table, new.elements)
+    lines += _element_lines("add", table, _all_elements(new))
     return "\n".join(lines) + "\n"
 
 
 def difference(old: Ruleset, new: Ruleset) -> str:
     """Text that turns `old`, known to be in the kernel, into `new`; empty when equal."""
     table = f"inet {new.table}"
-    gone: dict[str, dict[str, str]] = {}
-    added: dict[str, dict[str, str]] = {}
-    for name in _SETS:
-        before, after = old.elements[name].items(), new.elements[name].items()
-        gone[name] = dict(sorted(before - after))
-        added[name] = dict(sorted(after - before))
+    gone, added = _changes(old, new)
     lines = _element_lines("delete", table, gone)
-    lines += [f"delete chain {table} {name}" for name in old.chains if name not in new.chains]
+    for chain in sorted(pick_chain(*each) for each in old.picks - new.picks):
+        lines += [f"flush chain {table} {chain}", f"delete chain {table} {chain}"]
     for chain, rules in new.base.items():
         if old.base[chain] != rules:
             lines.append(f"flush chain {table} {chain}")
             lines += [
                 f"add rule {table} {chain} {rule}" for rule in rules if not _is_hook(rule)
             ]
-    for chain, rule in new.chains.items():
-        if chain not in old.chains:
-            lines.append(f"add chain {table} {chain}")
-        elif old.chains[chain] != rule:
-            lines.append(f"flush chain {table} {chain}")
-        else:
-            continue
-        lines.append(f"add rule {table} {chain} {rule}")
     lines += _element_lines("add", table, added)
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def changed_ports(old: Ruleset | None, new: Ruleset) -> list[tuple[Port | None, Port | None]]:
+    """Ports that differ, before and after; those not made anew cost next to nothing."""
+    before, after = old.ports if old is not None else {}, new.ports
+    return [
+        (was, now)
+        for key in {**before, **after}
+        if (was := before.get(key)) is not (now := after.get(key)) and was != now
+    ]
+
+
+def _changes(old: Ruleset, new: Ruleset) -> tuple[list[Element], list[Element]]:
+    before = [(name, key, "") for name, keys in old.elements.items() for key in keys]
+    after = [(name, key, "") for name, keys in new.elements.items() for key in keys]
+    for was, now in changed_ports(old, new):
+        before += was.elements if was is not None else ()
+        after += now.elements if now is not None else ()
+    return sorted({*before} - {*after}), sorted({*after} - {*before})
+
+
+def _all_elements(ruleset: Ruleset) -> list[Element]:
+    fixed = [(name, key, "") for name, keys in ruleset.elements.items() for key in keys]
+    return [*fixed, *(each for port in ruleset.ports.values() for each in port.elements)]
 
 
 def _declarations(ruleset: Ruleset) -> list[str]:
@@ -323,7 +305,6 @@ def _declarations(ruleset: Ruleset) -> list[str]:
     for chain, rules in ruleset.base.items():
         hook = rules[0] if _is_hook(rules[0]) else ""
         lines.append(f"chain {chain} {{ {hook} }}")
-    lines += [f"chain {chain} {{ }}" for chain in ruleset.chains]
     return lines
 
 
@@ -331,14 +312,11 @@ def _is_hook(rule: str) -> bool:
     return rule.startswith("type ")
 
 
-def _element_lines(
-    verb: str, table: str, elements: Mapping[str, Mapping[str, str]]
-) -> list[str]:
-    lines = []
-    for name, keys in elements.items():
-        if keys:
-            body = ", ".join(
-                f"{key} : {value}" if value else key for key, value in keys.items()
-            )
-            lines.append(f"{verb} element {table} {name} {{ {body} }}")
-    return lines
+def _element_lines(verb: str, table: str, elements: Iterable[Element]) -> list[str]:
+    bodies: dict[str, list[str]] = {}
+    for name, key, value in elements:
+        bodies.setdefault(name, []).append(f"{key} : {value}" if value else key)
+    return [
+        f"{verb} element {table} {name} {{ {', '.join(body)} }}"
+        for name, body in bodies.items()
+    ]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from agent.network.desired import ANY_ADDRESS, PortBinding
+from agent.network.desired import ANY_ADDRESS, ANY_ADDRESS6, PortBinding
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 
 _FIRST_RANDOM, _LAST_RANDOM = 32768, 60999
@@ -23,7 +23,7 @@ class HeldPorts:
     """The ports this instance has published."""
 
     def __init__(self) -> None:
-        self._held: dict[_Key, socket.socket | None] = {}
+        self._held: dict[_Key, _Bound] = {}
 
     def hold(self, binding: PortBinding) -> PortBinding:
         """Take a port, any free one for port 0; returns the binding with its number.
@@ -36,7 +36,7 @@ class HeldPorts:
             taken = msgspec.structs.replace(binding, host_port=port)
             opened = None if self._is_held(taken) else _bind(taken)
             if opened is not None:
-                self._held[_key(taken)] = opened.socket
+                self._held[_key(taken)] = opened
                 return taken
         if binding.host_port:
             raise FailedPrecondition(
@@ -57,23 +57,31 @@ class HeldPorts:
     def close(self) -> None:
         """Let go of all."""
         for held in self._held.values():
-            if held is not None:
-                held.close()
+            held.close()
         self._held.clear()
 
     def _is_held(self, binding: PortBinding) -> bool:
-        protocol, address, port = _key(binding)
+        protocol, _, port = _key(binding)
         return any(
-            (protocol, port) == (other[0], other[2])
-            and (ANY_ADDRESS in (address, other[1]) or address == other[1])
+            (protocol, port) == (other[0], other[2]) and _overlap(binding.host_ip, other[1])
             for other in self._held
         )
 
 
 class _Bound(msgspec.Struct, frozen=True):
-    """A successful bind; without a socket where the kernel has none of that protocol."""
+    """A successful bind; without sockets where the kernel has none of that protocol."""
 
-    socket: socket.socket | None
+    sockets: tuple[socket.socket, ...]
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+
+def _overlap(one: str, other: str) -> bool:
+    if one == other or ANY_ADDRESS in (one, other):
+        return True
+    return ANY_ADDRESS6 in (one, other) and ":" in one and ":" in other
 
 
 def _key(binding: PortBinding) -> _Key:
@@ -84,39 +92,53 @@ def _random_ports(binding: PortBinding) -> Iterator[int]:
     """Ports to try: the kernel's own choice first, then the whole range in order."""
     for _ in range(8):
         bound = _bind(binding)
-        if bound is not None and bound.socket is not None:
-            with bound.socket:
-                port = bound.socket.getsockname()[1]
+        if bound is not None and bound.sockets:
+            port = bound.sockets[0].getsockname()[1]
+            bound.close()
             if _FIRST_RANDOM <= port <= _LAST_RANDOM:
                 yield port
     yield from range(_FIRST_RANDOM, _LAST_RANDOM + 1)
 
 
 def _bind(binding: PortBinding) -> _Bound | None:
-    try:
-        opened = _socket(binding.protocol)
-    except OSError:
-        return _Bound(None)  # no SCTP in this kernel: no process can hold the port either
-    try:
-        opened.bind((binding.host_ip, binding.host_port))
-    except OSError as error:
-        opened.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise InvalidArgument(
-                f"{binding.host_ip} is not an address of this host", field="HostIp"
-            ) from error
-        return None
-    return _Bound(opened)
+    opened: list[socket.socket] = []
+    for family in binding.families:
+        # a number that the kernel chooses for one family is tried for both by the caller
+        if opened and not binding.host_port:
+            break
+        try:
+            made = _socket(binding.protocol, family)
+        except OSError:
+            continue  # no SCTP, or no IPv6, in this kernel: no process can hold it either
+        opened.append(made)
+        any_of = {4: ANY_ADDRESS, 6: ANY_ADDRESS6}[family]
+        address = any_of if binding.host_ip == ANY_ADDRESS else binding.host_ip
+        try:
+            made.bind((address, binding.host_port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and address == ANY_ADDRESS6:
+                opened.pop().close()  # IPv6 is switched off
+                continue
+            _Bound(tuple(opened)).close()
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidArgument(
+                    f"{binding.host_ip} is not an address of this host", field="HostIp"
+                ) from error
+            return None
+    return _Bound(tuple(opened))
 
 
-def _socket(protocol: str) -> socket.socket:
+def _socket(protocol: str, family: int) -> socket.socket:
+    domain = {4: socket.AF_INET, 6: socket.AF_INET6}[family]
     match protocol:
         case "udp":
-            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            opened = socket.socket(domain, socket.SOCK_DGRAM)
             # what comes before the rules are there must not pile up
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-            return opened
         case "sctp":
-            return socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+            opened = socket.socket(domain, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
         case _:
-            return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            opened = socket.socket(domain, socket.SOCK_STREAM)
+    if family == 6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return opened

@@ -5,7 +5,7 @@ the ruleset that it applied last and trusts it as long as nobody else changed ou
 by `instance`, from its thread.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 
 import structlog
@@ -15,14 +15,23 @@ from agent.network.desired import Endpoint, IngressPort, Mesh, PortBinding, Prot
 from agent.network.local import LocalNetwork
 from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.nft import Nft
-from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
+from agent.network.nft_messages import transact
+from agent.network.nftables import (
+    Ruleset,
+    changed_ports,
+    declaration,
+    difference,
+    make_ruleset,
+    replacement,
+)
+from agent.network.pick_chains import pick_chains
 from agent.network.plan import Names
 from agent.network.ports import HeldPorts
+from agent.network.published import Mesher, Port, container_ports
 from agent.network.watching import Watch
 from shoal.model.errors import ClusterError, InvalidArgument
 
 _log = structlog.get_logger(__name__)
-_UdpTargets = Mapping[int, frozenset[tuple[str, int]]]
 _Ingress = tuple[Protocol, int]
 
 
@@ -34,11 +43,14 @@ class Publishing:
         self._local_subnet = local_subnet
         self._watch = watch
         self._nft = Nft()
-        self._flows = Channel(NETLINK_NETFILTER)
+        self._netfilter = Channel(NETLINK_NETFILTER)
         self._held = HeldPorts()
         self._ingress: dict[_Ingress, IngressPort] = {}
         self._unheld: dict[PortBinding, str] = {}
         self._ruleset: Ruleset | None = None
+        self._mesh: Mesh | None = None
+        self._mesher = Mesher(None)
+        self._made: dict[_Ingress, tuple[IngressPort, Port]] = {}
 
     def exists(self) -> bool:
         """Whether our table is in the kernel."""
@@ -103,35 +115,69 @@ class Publishing:
         local: Sequence[LocalNetwork] = (),
     ) -> None:
         """Bring the table to what is wanted; `overlays` are the VNIs that are here."""
-        held = [
-            entry for key, entry in self._ingress.items() if _binding(key) not in self._unheld
-        ]
-        new = make_ruleset(
-            self._names, self._local_subnet, mesh, overlays, endpoints, held, local
-        )
+        ports = [*container_ports(endpoints), *self._ingress_ports(mesh)]
+        new = make_ruleset(self._names, self._local_subnet, mesh, overlays, ports, local)
         old = self._ruleset
         before = self._watch.generation()
         if self._watch.rules_changed():
             self._ruleset = None
         if self._ruleset is None:
-            text = replacement(new, self._nft.chains(self._names.table) or ())
+            present = self._nft.chains(self._names.table) or ()
+            text = replacement(new, present)
         else:
             text = difference(self._ruleset, new)
-        if not text:
-            return
+        picks = new.picks - (self._ruleset.picks if self._ruleset is not None else frozenset())
+        transactions = 1
+        replaced = self._ruleset is None
         self._ruleset = None  # unknown, should this fail
-        self._nft.apply(text)
-        self._watch.rules_changed()  # our own doing
-        if self._watch.generation() == before + 1:
+        if replaced:
+            self._nft.apply(declaration(self._names.table))
+            transactions += 1
+        if picks:
+            transact(self._netfilter, list(pick_chains(self._names.table, picks)))
+            transactions += 1
+        if text:
+            self._nft.apply(text)
+            self._watch.rules_changed()  # our own doing
+        if not text or self._watch.generation() == before + transactions:
             self._ruleset = new
         # else: somebody changed rules meanwhile, perhaps ours: the next pass replaces all
-        self._forget_flows(old.udp_targets if old is not None else {}, new.udp_targets)
+        if not text:
+            return
+        self._forget_flows(old, new)
 
-    def _forget_flows(self, old: _UdpTargets, new: _UdpTargets) -> None:
+    def _ingress_ports(self, mesh: Mesh | None) -> Iterator[Port]:
+        """Made anew only where something changed."""
+        if mesh != self._mesh:
+            self._mesh, self._mesher, self._made = mesh, Mesher(mesh), {}
+        made, self._made = self._made, {}
+        for key, entry in self._ingress.items():
+            known = made.get(key)
+            if known is None or known[0] != entry:
+                known = (entry, self._mesher.port(entry))
+            self._made[key] = known
+            if _binding(key) not in self._unheld:
+                yield known[1]
+
+    def _forget_flows(self, old: Ruleset | None, new: Ruleset) -> None:
         """UDP flows to ports that changed go to their new backends."""
-        changed = {port for port, _ in old.items() ^ new.items()}
+        changed = {
+            was.number
+            for was, now in changed_ports(old, new)
+            if was is not None
+            and was.udp_targets
+            and (now is None or was.udp_targets - (now.udp_targets or frozenset()))
+        } | {
+            now.number
+            for was, now in changed_ports(old, new)
+            if was is None and now is not None and now.udp_targets is not None
+        }
         if changed:
-            forget_stale(self._flows, {port: new.get(port, frozenset()) for port in changed})
+            targets: dict[int, set[tuple[str, int]]] = {number: set() for number in changed}
+            for port in new.ports.values():
+                if port.udp_targets is not None and port.number in changed:
+                    targets[port.number] |= port.udp_targets
+            forget_stale(self._netfilter, targets)
 
     def listing(self) -> str:
         """Our table as nftables shows it."""
@@ -147,7 +193,7 @@ class Publishing:
     def close(self) -> None:
         """Close all descriptors; the kernel's state stays."""
         self._held.close()
-        self._flows.close()
+        self._netfilter.close()
         self._nft.close()
 
 

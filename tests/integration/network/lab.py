@@ -16,6 +16,7 @@ from agent.network.host_network import HostNetwork
 
 OUTSIDE = "o"
 ADDRESSES = {"a": "10.99.0.1", "b": "10.99.0.2", "c": "10.99.0.3", OUTSIDE: "10.99.0.9"}
+ADDRESSES6 = {host: f"fd99::{each.rpartition('.')[2]}" for host, each in ADDRESSES.items()}
 SUBNETS = {"a": "10.98.1.0/24", "b": "10.98.2.0/24", "c": "10.98.3.0/24"}
 LOCAL = IPv4Network("172.29.0.0/16")
 PREFIX6 = "fd00:5::/96"
@@ -68,6 +69,7 @@ def hosts() -> Iterator[None]:
             ip(f"-n {fabric} link set f{host} up")
             ip(f"-n {name} link set lo up")
             ip(f"-n {name} address add {address}/24 dev eth0")
+            ip(f"-n {name} address add {ADDRESSES6[host]}/64 dev eth0 nodad")
             ip(f"-n {name} link set eth0 up")
         yield
     finally:

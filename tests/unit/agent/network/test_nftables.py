@@ -15,6 +15,7 @@ from agent.network.desired import (
 )
 from agent.network.nftables import Ruleset, difference, make_ruleset, replacement
 from agent.network.plan import names_for
+from agent.network.published import Mesher, container_ports
 
 NAMES = names_for("sh0")
 LOCAL = IPv4Network("172.29.0.0/16")
@@ -44,34 +45,9 @@ def entry(port: int, *addresses: str, protocol: str = "tcp") -> IngressPort:
 def rules(
     *entries: IngressPort, mesh: Mesh | None = MESH, overlays: tuple[int, ...] = ()
 ) -> Ruleset:
-    return make_ruleset(NAMES, LOCAL, mesh, overlays, [WEB], entries)
-
-
-def test_published_ports_lead_to_their_container() -> None:
-    made = rules()
-    assert made.chains == {
-        "p_tcp_8080": "meta l4proto tcp dnat ip to 172.29.0.2:80",
-        "p_udp_53_7f000001": "meta l4proto udp dnat ip to 172.29.0.2:53",
-    }
-    assert made.elements["ports"] == {"tcp . 8080": "goto p_tcp_8080"}
-    assert made.elements["bound"] == {"127.0.0.1 . udp . 53": "goto p_udp_53_7f000001"}
-    assert made.udp_targets == {53: frozenset({("172.29.0.2", 53)})}
-
-
-def test_ingress_spreads_over_reachable_backends_only() -> None:
-    made = rules(entry(9000, "10.0.2.5", "10.0.1.5", "10.0.9.5", "10.0.1.5"))
-    assert made.chains["i_tcp_9000"] == (
-        "meta l4proto tcp dnat ip to numgen random mod 2 "
-        "map { 0 : 10.0.1.5 . 80, 1 : 10.0.2.5 . 80 }"
-    )
-
-
-def test_ingress_without_a_backend_or_mesh_refuses() -> None:
-    assert rules(entry(9000)).elements["refused"] == {"tcp . 9000": ""}
-    assert rules(entry(9000, "10.0.1.5"), mesh=None).elements["refused"] == {"tcp . 9000": ""}
-    assert rules(entry(53, "10.0.1.5", protocol="udp")).udp_targets[53] == frozenset(
-        {("172.29.0.2", 53), ("10.0.1.5", 80)}
-    )
+    mesher = Mesher(mesh)
+    ports = [*container_ports([WEB]), *map(mesher.port, entries)]
+    return make_ruleset(NAMES, LOCAL, mesh, overlays, ports)
 
 
 def test_no_difference_is_no_text() -> None:
@@ -79,18 +55,24 @@ def test_no_difference_is_no_text() -> None:
 
 
 def test_difference_touches_only_what_changed() -> None:
-    old = rules(entry(9000, "10.0.1.5"), entry(9001, "10.0.1.6"), entry(9002))
+    old = rules(entry(9000, "10.0.1.5"), entry(9001, "10.0.1.6", "10.0.1.7"), entry(9002))
     new = rules(entry(9000, "10.0.1.7"), entry(9002, "10.0.1.8"))
     assert difference(old, new).splitlines() == [
-        "delete element inet shoal_sh0 ports { tcp . 9001 : goto i_tcp_9001 }",
+        "delete element inet shoal_sh0 ports4 { tcp . 9001 : goto pick4_2 }",
         "delete element inet shoal_sh0 refused { tcp . 9002 }",
-        "delete chain inet shoal_sh0 i_tcp_9001",
-        "flush chain inet shoal_sh0 i_tcp_9000",
-        "add rule inet shoal_sh0 i_tcp_9000 meta l4proto tcp dnat ip to 10.0.1.7:80",
-        "add chain inet shoal_sh0 i_tcp_9002",
-        "add rule inet shoal_sh0 i_tcp_9002 meta l4proto tcp dnat ip to 10.0.1.8:80",
-        "add element inet shoal_sh0 ports { tcp . 9002 : goto i_tcp_9002 }",
+        (
+            "delete element inet shoal_sh0 targets4 { 0 . tcp . 9000 : 10.0.1.5 . 80, "
+            "0 . tcp . 9001 : 10.0.1.6 . 80, 1 . tcp . 9001 : 10.0.1.7 . 80 }"
+        ),
+        "flush chain inet shoal_sh0 pick4_2",
+        "delete chain inet shoal_sh0 pick4_2",
+        "add element inet shoal_sh0 ports4 { tcp . 9002 : goto pick4_1 }",
+        (
+            "add element inet shoal_sh0 targets4 { 0 . tcp . 9000 : 10.0.1.7 . 80, "
+            "0 . tcp . 9002 : 10.0.1.8 . 80 }"
+        ),
     ]
+    assert new.picks == {(4, 1)}
 
 
 def test_a_new_peer_changes_one_set_and_a_new_mesh_no_hook() -> None:
@@ -104,19 +86,21 @@ def test_a_new_peer_changes_one_set_and_a_new_mesh_no_hook() -> None:
 
 
 def test_nothing_ever_deletes_the_table_or_a_base_chain() -> None:
-    old = rules(entry(9000, "10.0.1.5"))
-    text = replacement(rules(mesh=None), [*old.base, *old.chains, "unknown"])
+    old = rules(entry(9000, "10.0.1.5", "10.0.1.6"))
+    text = replacement(rules(mesh=None), [*old.base, "pick4_1", "pick4_2", "unknown"])
     deleted = [line for line in text.splitlines() if line.startswith("delete")]
     assert deleted == [
-        "delete chain inet shoal_sh0 i_tcp_9000",
+        "delete chain inet shoal_sh0 pick4_2",
         "delete chain inet shoal_sh0 unknown",
     ]
-    assert text.index("flush table") < text.index("delete chain")
+    flushed = text.index("flush map inet shoal_sh0 ports4")
+    assert flushed < text.index("delete chain")
+    assert "flush table" not in text
 
 
 def test_a_cluster_network_is_open_to_itself_and_to_peers_only() -> None:
     made = rules(overlays=(0x1001,))
-    assert made.elements["bridged"] == {'"sh0-b001001" . "sh0-b001001"': ""}
+    assert made.elements["bridged"] == ('"sh0-b001001" . "sh0-b001001"',)
     assert any(
         "@th,96,24 { 4095, 4097 } ip saddr != @peers drop" in rule
         for rule in made.base["input"]

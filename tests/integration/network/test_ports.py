@@ -1,0 +1,264 @@
+"""Published ports on three hosts, asked by an outside client: IPv4 and IPv6, real kernel."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import structlog
+from msgspec.structs import replace
+
+from agent.network.desired import Backend, Endpoint, IngressPort, PortBinding, Protocol
+from agent.network.host_network import HostNetwork
+from tests.integration.network.lab import (
+    ADDRESSES,
+    ADDRESSES6,
+    ON_MESH,
+    OUTSIDE,
+    SUBNETS,
+    ask,
+    connect,
+    hosts,
+    in_host,
+    ingress,
+    inside,
+    leftovers,
+    mesh,
+    meshed_networks,
+    namespace,
+    network,
+    serving,
+)
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+Networks = dict[str, HostNetwork]
+_log = structlog.get_logger(__name__)
+BOTH = (ADDRESSES, ADDRESSES6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab() -> Iterator[None]:
+    with hosts():
+        yield
+
+
+@pytest.fixture
+async def networks() -> AsyncIterator[Networks]:
+    async with meshed_networks() as made:
+        yield made
+        for each in made.values():
+            await each.destroy()
+    for host in SUBNETS:
+        assert leftovers(host) == ""
+
+
+async def publish(networks: Networks, *entries: IngressPort) -> None:
+    for each in networks.values():
+        assert await each.set_ingress(entries) == []
+
+
+@pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
+async def test_own_tasks_come_first_and_see_the_client(
+    networks: Networks, addresses: dict[str, str]
+) -> None:
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    await publish(networks, ingress(8080, one, two))
+    async with serving(one.netns_path, "one"), serving(two.netns_path, "two"):
+        for host, server in (("a", "one"), ("b", "two")):
+            for _ in range(10):
+                answer = await ask(namespace(OUTSIDE), addresses[host], 8080)
+                assert answer == (server, addresses[OUTSIDE])
+        far = [await ask(namespace(OUTSIDE), addresses["c"], 8080) for _ in range(30)]
+        assert {server for server, _ in far} == {"one", "two"}
+        for host, target in (("a", "a"), ("c", "c"), ("b", "c")):
+            await ask(namespace(host), addresses[target], 8080)
+        for task, target in ((one, "a"), (two, "b"), (one, "c")):  # also a task itself
+            await ask(task.netns_path, addresses[target], 8080)
+
+
+@pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
+async def test_local_only_never_forwards(networks: Networks, addresses: dict[str, str]) -> None:
+    one = await networks["a"].attach("one", ON_MESH)
+    await publish(networks, replace(ingress(8080, one), local_only=True))
+    async with serving(one.netns_path, "one"):
+        answer = await ask(namespace(OUTSIDE), addresses["a"], 8080)
+        assert answer == ("one", addresses[OUTSIDE])
+        with pytest.raises(ConnectionRefusedError):
+            await ask(namespace(OUTSIDE), addresses["b"], 8080)
+
+
+@pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
+async def test_host_mode_ports(networks: Networks, addresses: dict[str, str]) -> None:
+    bindings = [
+        PortBinding(container_port=80, host_port=8080),
+        PortBinding(container_port=80, host_port=8081, host_ip=addresses["a"]),
+        PortBinding(container_port=80),
+    ]
+    one = await networks["a"].attach("one", ON_MESH, bindings)
+    async with serving(one.netns_path, "one"):
+        for binding in one.ports:
+            answer = await ask(namespace(OUTSIDE), addresses["a"], binding.host_port)
+            assert answer == ("one", addresses[OUTSIDE])
+        with pytest.raises(ConnectionRefusedError):
+            await ask(namespace(OUTSIDE), addresses["b"], 8080)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_nothing_else_is_open(networks: Networks, family: int) -> None:
+    """Also to somebody with a route to the tasks."""
+    one = await networks["a"].attach("one", ON_MESH)
+    await publish(networks, ingress(8080, one))
+    target = one.outward.ipv4 if family == 4 else one.outward.ipv6
+    via = (ADDRESSES if family == 4 else ADDRESSES6)["a"]
+    route = ["ip", f"-{family}", "route"]
+    in_host(OUTSIDE, *route, "add", target, "via", via)
+    try:
+        async with serving(one.netns_path, "one"), serving(one.netns_path, "other", 81):
+            for port in (80, 81):
+                with pytest.raises(TimeoutError):
+                    await ask(namespace(OUTSIDE), target, port, within=0.5)
+    finally:
+        in_host(OUTSIDE, *route, "del", target)
+
+
+@pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
+async def test_datagrams_go_to_the_new_backend_at_once(
+    networks: Networks, addresses: dict[str, str]
+) -> None:
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    with (
+        telling(one, "one"),
+        telling(two, "two"),
+        _datagrams(OUTSIDE, addresses["c"], 5353) as client,
+    ):
+        for endpoint, name in ((one, "one"), (two, "two"), (one, "one")):
+            entry = replace(ingress(5353, endpoint), protocol="udp")
+            await networks["c"].set_ingress([entry])
+            for _ in range(3):
+                assert await _told(client) == name  # from the same port: one flow
+
+
+@contextlib.contextmanager
+def telling(endpoint: Endpoint, name: str) -> Iterator[None]:
+    """A UDP server of both families that tells its name."""
+
+    def make() -> socket.socket:
+        made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("::", 80))
+        return made
+
+    def tell() -> None:
+        _, client = server.recvfrom(100)
+        server.sendto(name.encode(), client)
+
+    loop = asyncio.get_running_loop()
+    with inside(endpoint.netns_path, make) as server:
+        loop.add_reader(server, tell)
+        try:
+            yield
+        finally:
+            loop.remove_reader(server)
+
+
+def _datagrams(host: str, address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = inside(namespace(host), lambda: socket.socket(family, socket.SOCK_DGRAM))
+    made.connect((address, port))
+    return made
+
+
+async def _told(client: socket.socket) -> str:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, b"who")
+    async with asyncio.timeout(3):
+        return (await loop.sock_recv(client, 100)).decode()
+
+
+async def test_load_loses_nothing_while_backends_change_and_agents_die(
+    networks: Networks,
+) -> None:
+    one = await networks["a"].attach("one", ON_MESH)
+    two = await networks["b"].attach("two", ON_MESH)
+    both = [ingress(8080, one, two), ingress(9090, two)]
+    await publish(networks, *both)
+    asked = 0
+    done = asyncio.Event()
+
+    async def load(addresses: dict[str, str]) -> None:
+        nonlocal asked
+        while not done.is_set():
+            for host in SUBNETS:
+                await ask(namespace(OUTSIDE), addresses[host], 8080)
+                asked += 1
+
+    async def change() -> None:
+        for _ in range(3):
+            for entries in ([ingress(8080, one)], [ingress(8080, two)], both):
+                await publish(networks, *entries)
+                await asyncio.sleep(0.05)
+            # no word of `stop`: an agent that was killed leaves its table as it is
+            old, networks["a"] = networks["a"], network("a")
+            await old.stop()
+            await networks["a"].start()
+            await networks["a"].set_mesh(mesh("a"))
+            await networks["a"].set_ingress(both)
+            await networks["a"].adopt([one])
+        done.set()
+
+    async with serving(one.netns_path, "one"), serving(two.netns_path, "two"):
+        kept = await connect(namespace(OUTSIDE), ADDRESSES["a"], 8080)
+        async with asyncio.TaskGroup() as group:
+            for addresses in BOTH:
+                group.create_task(load(addresses))
+            group.create_task(change())
+        assert await kept.echo()
+        await kept.close()
+    assert asked > 100
+    _log.info("load", requests=asked)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+async def test_one_change_among_five_hundred_ports(
+    networks: Networks, protocol: Protocol
+) -> None:
+    """Rules of all protocols load, and a change costs about the same as with few ports."""
+
+    async def median(ports: int) -> float:
+        def entries(turn: int) -> list[IngressPort]:
+            """Of the first port another backend each turn."""
+            return [
+                IngressPort(
+                    protocol=protocol,
+                    published_port=10000 + number,
+                    backends=tuple(
+                        Backend(
+                            address=f"10.98.2.{2 + (host + turn * (not number)) % 50}", port=80
+                        )
+                        for host in range(5)
+                    ),
+                )
+                for number in range(ports)
+            ]
+
+        await networks["a"].set_ingress(entries(0))
+        spent = []
+        for turn in range(1, 20):
+            told = entries(turn)
+            start = time.perf_counter()
+            await networks["a"].set_ingress(told)
+            spent.append(time.perf_counter() - start)
+        return statistics.median(spent)
+
+    few, many = await median(10), await median(500)
+    _log.info("one change", ms_of_10=round(few * 1e3, 2), ms_of_500=round(many * 1e3, 2))
+    rules = await networks["a"].rules()
+    assert rules.count(f"{protocol} . 10499 : 10.98.2.") == 5
+    assert many < few + 0.05  # a loaded machine's worst; see the figures above
