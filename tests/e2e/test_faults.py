@@ -96,7 +96,9 @@ def test_every_daemon_dies_during_an_update_and_it_completes(cluster: Cluster) -
         lambda: cluster.update_state("m1", "roll"), lambda state: state == "completed", 90
     )
     cluster.await_running("m1", "roll", 12, 10)
-    assert cluster.containers_of("still") == still
+    assert cluster.containers_of("still") == still, cluster.docker(
+        "m1", "service", "ps", "--no-trunc", "still"
+    )
     form = "{{.DesiredState}} {{.CurrentState}} {{.Error}}"
     rows = cluster.docker("m1", "service", "ps", "roll", "--format", form)
     states = Counter(" ".join(row.split()[:2]) for row in rows.splitlines())
