@@ -1,6 +1,6 @@
 """This host's life as a node: keeps a session with some manager while it has an identity.
 
-`ClusterAgent` puts worker, session and journal together. The composition root makes one when
+`ClusterAgent` puts worker and session together. The composition root makes one when
 the host has an identity, calls `restore` before the engine adopts its containers, runs `run` in
 its TaskGroup, and drops it after `leave`. Getting an identity (init, join) and giving it up is
 its owner's. No manager in reach is no trouble: the tasks go on by the journal.
@@ -9,18 +9,17 @@ its owner's. No manager in reach is no trouble: the tasks go on by the journal.
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal
 
 import msgspec
 import structlog
 
 from agent.managers import Managers
-from agent.report import Reports
-from agent.session import Session
+from agent.session import Line, Session
 from agent.worker import Worker
 from shoal.common.backoff import Backoff
 from shoal.common.identity import CurrentIdentity, Identity
-from shoal.common.rpc import channel
 from shoal.common.supervise import stoppable_group
 from shoal.model.assignment import Assignments, ManagerAddress, Stamp
 from shoal.model.errors import ClusterError, PermissionDenied
@@ -38,6 +37,9 @@ without a session for 3.5 s. Much in the end: managers under load, or far away, 
 """
 DENIALS = 2
 """So many refusals in a row, by any managers, mean that the node was removed."""
+
+Dial = Callable[[str, Identity, float], AbstractAsyncContextManager[Line]]
+"""Opens a line to the manager at an address; Unavailable if not within so many seconds."""
 
 LocalState = Literal["pending", "active", "error"]
 
@@ -61,6 +63,7 @@ class ClusterAgent:
     """One node of one cluster.
 
     Args:
+        dial: opens a line to a manager.
         managers: addresses to try first, where the journal knows none: where it joined.
         describe: what this node is; asked for again at each session and each status.
         told: called with the new set after it was applied: role, managers.
@@ -70,7 +73,7 @@ class ClusterAgent:
         self,
         current: CurrentIdentity,
         worker: Worker,
-        reports: Reports,
+        dial: Dial,
         managers: Sequence[ManagerAddress],
         describe: Callable[[], NodeReport],
         chance: random.Random,
@@ -78,7 +81,7 @@ class ClusterAgent:
     ) -> None:
         self._current = current
         self._worker = worker
-        self._reports = reports
+        self._dial = dial
         self._first_managers = tuple(managers)
         self._managers = Managers(managers)
         self._describe = describe
@@ -202,24 +205,26 @@ class ClusterAgent:
     ) -> ClusterError | None:
         """None when another identity ended it."""
         failure: ClusterError | None = None
-        async with channel(address, identity) as connection:
-            session = Session(
-                connection,
-                _Told(self._worker, self._on_told),
-                self._reports,
-                self._describe,
-                lambda identity: self._on_open(address, identity),
-                patience,
-            )
-            self._session = session
-            async with stoppable_group() as group:
-                group.start(self._until_renewed(identity, group.stop), name="renewed")
-                try:
-                    await session.run()
-                except ClusterError as error:
-                    failure = error
-                group.stop()
+        async with stoppable_group() as group:
+            group.start(self._until_renewed(identity, group.stop), name="renewed")
+            try:
+                async with self._dial(address, identity, patience) as line:
+                    await self._converse(line, address, patience)
+            except ClusterError as error:
+                failure = error
+            group.stop()
         return failure
+
+    async def _converse(self, line: Line, address: str, patience: float) -> None:
+        self._session = Session(
+            line,
+            _Told(self._worker, self._on_told),
+            self._worker.reports,
+            self._describe,
+            lambda identity: self._on_open(address, identity),
+            patience,
+        )
+        await self._session.run()
 
     async def _until_renewed(self, identity: Identity, stop: Callable[[], None]) -> None:
         await self._current.changed(identity)

@@ -13,6 +13,7 @@ from agent.describe import Describer
 from agent.engine.controller import Credentials, EngineControllers, Pulling
 from agent.engine.engine import Engine
 from agent.journal import Journal
+from agent.line import dialled
 from agent.membership import ClusterAgent
 from agent.network.host_network import HostNetwork
 from agent.report import Reports
@@ -63,7 +64,6 @@ class Nodes:
     ) -> ClusterAgent:
         """A node of the cluster that the identity is for."""
         confided = Confided(Credentials(), Dependencies(self._config.run / "payloads"))
-        reports = Reports()
         worker = Worker(
             Journal(self._config.state),
             EngineControllers(
@@ -71,14 +71,14 @@ class Nodes:
             ),
             confided,
             HostClusterNetwork(self._network, host.data_path, current.get().node_id),
-            reports,
+            Reports(),
             self._clock,
             self.chance,
         )
         return ClusterAgent(
             current,
             worker,
-            reports,
+            dialled,
             managers,
             Describer(host).report,
             self.chance,

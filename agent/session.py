@@ -1,34 +1,38 @@
 """One session with a manager: register, heartbeat, receive, report.
 
-Reads and writes one stream until either side ends it. What is told goes to a `Listener`
-(`agent.worker`), after the checks that keep an older word from undoing a newer one. Which
-manager to talk to, and when to try again, is `agent.membership`'s.
+Reads and writes one `Line` until either side ends it (`agent.line` is the one over gRPC). What
+is told goes to a `Listener` (`agent.worker`), after the checks that keep an older word from
+undoing a newer one. Which manager to talk to, and when to try again, is `agent.membership`'s.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-import grpc
-import grpc.aio
 import structlog
 
 from agent.assignments import NOTHING, merge
 from agent.report import Reports
-from proto import dispatcher_pb2, dispatcher_pb2_grpc
+from proto import dispatcher_pb2
 from proto.convert import from_message, to_message
-from shoal.common.rpc import from_status
 from shoal.model.assignment import Assignments, Difference, Stamp
 from shoal.model.errors import Unavailable
 from shoal.model.objects import NodeReport
 
 _log = structlog.get_logger(__name__)
 
-CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
 """A manager answers each heartbeat; silence for longer than this is the session's end."""
 
-Stream = grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage]
+
+class Line(Protocol):
+    """A stream of messages to and from one manager. Raises `shoal.model.errors` only."""
+
+    async def write(self, message: dispatcher_pb2.AgentMessage) -> None: ...
+
+    async def read(self) -> dispatcher_pb2.ManagerMessage:
+        """The next message; raises at the end of the stream, with the reason."""
+        ...
 
 
 class Listener(Protocol):
@@ -50,21 +54,21 @@ class Listener(Protocol):
 
 
 class Session:
-    """A conversation over a channel; `run` it once.
+    """A conversation over a line; `run` it once.
 
-    `patience` bounds the connection, and then the welcome, in seconds.
+    `patience` bounds the welcome, in seconds.
     """
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        line: Line,
         listener: Listener,
         reports: Reports,
         describe: Callable[[], NodeReport],
         opened: Callable[[str], None],
         patience: float,
     ) -> None:
-        self._channel = channel
+        self._line = line
         self._listener = listener
         self._reports = reports
         self._describe = describe
@@ -94,48 +98,31 @@ class Session:
             await self._run()
         except ExceptionGroup as group:
             raise _translated(_first(group)) from group
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+        except TimeoutError as error:
             raise _translated(error) from error
         raise Unavailable("the manager ended the session")
 
     async def _run(self) -> None:
-        await self._connected()
-        stream: Stream = dispatcher_pb2_grpc.DispatcherStub(self._channel).Session()
         try:
             async with asyncio.timeout(self._patience):
-                heartbeat = await self._register(stream)
+                heartbeat = await self._register()
             self._reports.begin_session()
             self._reports.wake = self.wake
             async with asyncio.TaskGroup() as group:
-                tell = group.create_task(self._tell(stream, heartbeat), name="tell")
-                await self._hear(stream)
+                tell = group.create_task(self._tell(heartbeat), name="tell")
+                await self._hear()
                 tell.cancel()
         finally:
             self._reports.wake = None
-            stream.cancel()
 
-    async def _connected(self) -> None:
-        """Wait for the connection; gRPC itself would try a dead address for 20 seconds."""
-        limit = min(CONNECT_SECONDS, self._patience)
-        try:
-            async with asyncio.timeout(limit):
-                state = self._channel.get_state(try_to_connect=True)
-                while state is not grpc.ChannelConnectivity.READY:
-                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                        return  # the call says why
-                    await self._channel.wait_for_state_change(state)
-                    state = self._channel.get_state(try_to_connect=True)
-        except TimeoutError as error:
-            raise Unavailable(f"no answer within {limit:g} s") from error
-
-    async def _register(self, stream: Stream) -> float:
+    async def _register(self) -> float:
         """Say who we are; the seconds between heartbeats."""
         self._described = self._describe()
         register = dispatcher_pb2.Register()
         to_message(self._described, register.report)
         to_message(self._listener.stamp, register.applied)
-        await stream.write(dispatcher_pb2.AgentMessage(register=register))
-        answer = await _read(stream)
+        await self._line.write(dispatcher_pb2.AgentMessage(register=register))
+        answer = await self._line.read()
         if answer.WhichOneof("said") != "welcome":
             raise Unavailable("the manager did not welcome this node")
         self._opened(answer.welcome.session_id)
@@ -144,10 +131,10 @@ class Session:
     # -- what we are told
     # ----------------------------------------------------------------
 
-    async def _hear(self, stream: Stream) -> None:
+    async def _hear(self) -> None:
         while True:
             async with asyncio.timeout(SILENCE_SECONDS):
-                message = await _read(stream)
+                message = await self._line.read()
             match message.WhichOneof("said"):
                 case "assignments":
                     await self._assigned(message.assignments)
@@ -179,15 +166,15 @@ class Session:
     # -- what we say: one writer
     # --------------------------------------------------------
 
-    async def _tell(self, stream: Stream, heartbeat: float) -> None:
+    async def _tell(self, heartbeat: float) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
             for message in self._news():
-                await stream.write(message)
+                await self._line.write(message)
             if loop.time() >= due:
                 beat = dispatcher_pb2.AgentMessage(heartbeat=dispatcher_pb2.Heartbeat())
-                await stream.write(beat)
+                await self._line.write(beat)
                 due = loop.time() + heartbeat
             try:
                 async with asyncio.timeout_at(due):
@@ -222,25 +209,6 @@ class Session:
         return news
 
 
-async def _read(stream: Stream) -> dispatcher_pb2.ManagerMessage:
-    message = await stream.read()
-    if not isinstance(message, dispatcher_pb2.ManagerMessage):  # the end of the stream
-        raise await _ending(stream)
-    return message
-
-
-async def _ending(stream: Stream) -> Exception:
-    """Why the manager ended the stream."""
-    code, details = await stream.code(), await stream.details()
-    if code is grpc.StatusCode.OK:
-        return Unavailable("the manager ended the session")
-    return from_status(
-        grpc.aio.AioRpcError(
-            code, await stream.initial_metadata(), await stream.trailing_metadata(), details
-        )
-    )
-
-
 def _first(group: ExceptionGroup[Exception]) -> Exception:
     """The first of the errors themselves, however nested."""
     error: Exception = group
@@ -250,8 +218,6 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 
 
 def _translated(error: Exception) -> Exception:
-    if isinstance(error, grpc.aio.AioRpcError):
-        return from_status(error)
     if isinstance(error, TimeoutError):
         return Unavailable("the manager fell silent")
     return error

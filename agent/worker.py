@@ -119,6 +119,11 @@ class Worker:
         self._swept = False
 
     @property
+    def reports(self) -> Reports:
+        """What its tasks report."""
+        return self._reports
+
+    @property
     def stamp(self) -> Stamp:
         """The greatest one applied."""
         return self._entry.stamp

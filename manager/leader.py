@@ -7,12 +7,12 @@ takes over early (DESIGN rule 3d): it watches the leader's gRPC port by a connec
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from manager.admission import Roster
-from manager.loops.loop import ControlLoop
-from manager.loops.table import TABLE
+from manager.loops.loop import ControlLoop, Row
 from manager.roles import Demotions
 from manager.store.commit import Commit
 from manager.store.election import Candidate, Election, Leader
@@ -32,15 +32,15 @@ PROBE_SECONDS = 0.25
 PROBE_LIMIT = 0.7
 
 
-class Leadership:
-    """This manager's part in leading the cluster."""
+class Leading:
+    """What only a leader does, while it is one."""
 
     def __init__(
         self,
         kv: KV,
         memory: Memory,
         roster: Roster,
-        me: Candidate,
+        table: Sequence[Row],
         clock: Clock,
         ids: IdSource,
         chance: random.Random,
@@ -48,10 +48,42 @@ class Leadership:
         self._kv = kv
         self._memory = memory
         self._roster = roster
-        self._me = me
+        self._table = table
         self._clock = clock
         self._ids = ids
         self._supervisor = Supervisor(clock, chance)
+
+    async def run(self, epoch: int) -> None:
+        """Decide and demote in this epoch, until cancelled."""
+        await self._memory.reached(epoch)
+        commit = Commit(self._kv, self._memory, self._ids, (LEADER_KEY, epoch))
+        loop = ControlLoop(self._table, self._memory, commit, self._clock, self._ids)
+        demotions = Demotions(self._memory, self._roster)
+        async with asyncio.TaskGroup() as group:
+            keep = self._supervisor.keep
+            group.create_task(keep("control loop", loop.run, RESTARTS), name="control loop")
+            group.create_task(keep("demotions", demotions.run, RESTARTS), name="demotions")
+
+
+class Leadership:
+    """This manager's part in leading the cluster.
+
+    Args:
+        lead: what is done in an epoch; cancelled when that is over.
+        answers: whether the manager at an address can be reached.
+    """
+
+    def __init__(
+        self,
+        kv: KV,
+        me: Candidate,
+        lead: Callable[[int], Awaitable[None]],
+        answers: Callable[[str], Awaitable[bool]],
+        chance: random.Random,
+    ) -> None:
+        self._me = me
+        self._lead = lead
+        self._answers = answers
         self.election = Election(kv, me, chance)
 
     async def run(self) -> None:
@@ -66,17 +98,6 @@ class Leadership:
                 await self.election.run(self._lead)
             except* Unavailable as group:
                 _log.warning("leadership given up", reason=str(group.exceptions[0]))
-
-    async def _lead(self, epoch: int) -> None:
-        """All that only the leader does; cancelled when it no longer is."""
-        await self._memory.reached(epoch)
-        commit = Commit(self._kv, self._memory, self._ids, (LEADER_KEY, epoch))
-        loop = ControlLoop(TABLE, self._memory, commit, self._clock, self._ids)
-        demotions = Demotions(self._memory, self._roster)
-        async with asyncio.TaskGroup() as group:
-            keep = self._supervisor.keep
-            group.create_task(keep("control loop", loop.run, RESTARTS), name="control loop")
-            group.create_task(keep("demotions", demotions.run, RESTARTS), name="demotions")
 
     async def _watch_leader(self) -> None:
         """Replace a leader whose host answers no more, well before its lease ends."""
@@ -104,12 +125,12 @@ class Leadership:
         loop = asyncio.get_running_loop()
         answered = loop.time()
         while self.election.leader() == leader and loop.time() - answered < PROBE_LIMIT:
-            if await _answers(leader.candidate.address):
+            if await self._answers(leader.candidate.address):
                 answered = loop.time()
             await asyncio.sleep(PROBE_SECONDS)
 
 
-async def _answers(address: str) -> bool:
+async def listens(address: str) -> bool:
     """Whether something listens at host:port."""
     host, _, port = address.rpartition(":")
     try:

@@ -29,7 +29,8 @@ from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
 from manager.enrolment import ManagerFiles
 from manager.joining import JoiningListener
-from manager.leader import Leadership
+from manager.leader import Leadership, Leading, listens
+from manager.loops.table import TABLE
 from manager.member import Membership
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
@@ -88,7 +89,8 @@ class RunningManager:
         self.authorities = Authorities(self.memory, self.sealer)
         self.membership = Membership(kv, clock)
         self.roster = Roster(self.membership, self.memory, self.commit, self.barrier, clock)
-        self.leadership = Leadership(kv, self.memory, self.roster, me, clock, ids, chance)
+        leading = Leading(kv, self.memory, self.roster, TABLE, clock, ids, chance)
+        self.leadership = Leadership(kv, me, leading.run, listens, chance)
         self._presence = Presence(kv, chance)
         self._sessions = Sessions(
             kv, self.memory, self.barrier, self._presence, NodeID(me.id), clock, ids

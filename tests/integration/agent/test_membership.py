@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.journal import Journal
+from agent.line import dialled
 from agent.membership import ClusterAgent
 from agent.report import Reports
 from agent.runtime.fake import FakeHost, Plan
@@ -90,7 +91,7 @@ class Rig:
         return ClusterAgent(
             self.current,
             worker,
-            self.reports,
+            dialled,
             managers,
             self.report,
             random.Random(self.seed),
