@@ -32,6 +32,7 @@ STOP_WAIT = timedelta(minutes=1)
 
 def heal(make: Maker, cell: Cell, tasks: Sequence[Task]) -> list[Group]:
     """What a slot that is to be kept needs now; nothing where it is well."""
+    tasks = [task for task in tasks if not _waits(task, make.now)]
     wanted = [task for task in tasks if task.wanted]
     leaving = [task for task in wanted if _leaves(make.view, task)]
     dead = [task for task in wanted if task.ended and task not in leaving]
@@ -43,6 +44,15 @@ def heal(make: Maker, cell: Cell, tasks: Sequence[Task]) -> list[Group]:
     if leaving:
         return _move(make, cell, tasks, leaving, dead)
     return _restart(make, cell, tasks, dead)
+
+
+def _waits(task: Task, now: datetime) -> bool:
+    """Whether it ended before its time to start had come, which is waited for all the same.
+
+    Otherwise what cannot even be prepared would be tried without any delay.
+    """
+    held = task.desired_state is TaskState.READY and task.ended
+    return held and task.start_after is not None and task.start_after > now
 
 
 def _leaves(view: View, task: Task) -> bool:
@@ -168,7 +178,7 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     groups: list[Group] = []
     wakes: list[datetime] = []
     for task in view.tasks_of_service(service):
-        if task.desired_state is not TaskState.READY or task.ended:
+        if task.desired_state is not TaskState.READY:
             continue
         due = _due(view, task, now)
         if due <= now:

@@ -344,7 +344,22 @@ def test_a_held_task_starts_once_its_delay_is_over() -> None:
     assert start(task) == Decision(wake_at=at(12))
     assert desires(start(task, now=12)) == {"t2": S.RUNNING}
     assert start(make_task()) == NOTHING
-    assert start(replace(task, status=replace(task.status, state=S.FAILED))) == NOTHING
+
+
+def test_what_ends_before_its_time_to_start_is_followed_after_it() -> None:
+    """An image that is nowhere to be had must not be looked for without a pause."""
+    task = held(start_after=at(112), state=S.REJECTED)
+    assert (
+        heal(
+            serviced(policy(delay=7)),
+            [make_task(state=S.FAILED, desired_state=S.SHUTDOWN), task],
+        )
+        == NOTHING
+    )
+    assert start(task) == Decision(wake_at=at(112))
+    due = replace(task, desired_state=S.RUNNING)
+    (new,) = created(heal(serviced(policy(delay=7)), [due]))
+    assert new.start_after == at(107)
 
 
 def test_a_held_task_waits_for_the_one_before_it_but_not_for_ever() -> None:
