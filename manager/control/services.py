@@ -178,9 +178,7 @@ def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool)
             started_at=now,
             message="manually requested rollback",
         )
-    changed = msgspec.structs.replace(
-        service, update_status=status, update=None, updated_at=now
-    )
+    changed = msgspec.structs.replace(service, update_status=status, updated_at=now)
     if spec == service.spec:
         return changed  # begins a paused update anew, and keeps what could be rolled back to
     return msgspec.structs.replace(

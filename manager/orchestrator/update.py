@@ -2,12 +2,12 @@
 
 Keyed by service; wakes on the service and its tasks, after the service's mode. What must be
 remembered is `Service.update`; where the update stands for the user is `Service.update_status`.
-A change of the spec (by `manager.control`) sets `update` to None and `update_status` to None,
-or to ROLLBACK_STARTED where the user asked for a rollback: this begins anew. A slot is busy
-until its new task runs, has ended or is later than the deadline, and for the delay after that;
-`parallelism` slots are busy at a time. Early ends and late starts are failures. The service's
-own change comes first, so that a slot never changes unseen; an entry whose task never came to
-be is dropped again.
+A request of the user's (by `manager.control`) sets `update_status` to None, or to
+ROLLBACK_STARTED for a rollback: this begins anew, with the slots it has begun already. A slot
+is busy until its new task runs, has ended or is later than the deadline, and for the delay
+after that; `parallelism` slots are busy at a time. Early ends and late starts are failures. The
+service's own change comes first, so that a slot never changes unseen; an entry whose task never
+came to be is dropped again.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,25 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from manager.orchestrator.global_mode import constraints_of, takes_new
 from manager.orchestrator.newtask import Maker
 from manager.orchestrator.slots import (
     Cell,
     Dirt,
     age,
     by_slot,
+    cell_of,
     ended_by_itself,
     exhausted,
 )
 from manager.view import View
 from shoal.model.changes import NOTHING, Change, Create, Decision, Group, Update
+from shoal.model.constraints import first_unmet
 from shoal.model.defaults import UpdateRule, endpoint_of, is_host_port, is_job, update_rule
 from shoal.model.ids import IdSource, NodeID, ServiceID, TaskID
 from shoal.model.objects import Service, Task, UpdatedSlot, UpdateProgress, UpdateStatus
 from shoal.model.states import (
-    Availability,
     FailureAction,
-    NodeState,
     TaskState,
     UpdateOrder,
     UpdateState,
@@ -58,13 +59,11 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     cells = by_slot(view.tasks_of_service(service.id))
     dirty = _dirty(view, service, cells)
     present = service.update
-    if present is not None and present.spec_version != service.spec_version:
-        service = msgspec.structs.replace(service, update=None, update_status=None)
-        present = None
-    if present is None:
-        if not dirty and not _running(service):
+    if present is None or _superseded(service, present):
+        under_way = _under_way(view, present, dirty)
+        if not dirty and not under_way and not _running(service):
             return NOTHING
-        service = _begin(service, len(dirty), now)
+        service = _begin(service, under_way, len(dirty), now)
     elif not _running(service):
         return NOTHING
     return _Step(Maker(view, service, now, ids), dirty).take(view.service(service.id))
@@ -75,23 +74,49 @@ def _running(service: Service) -> bool:
     return status is not None and status.state in _RUNS
 
 
-def _begin(service: Service, dirty: int, now: datetime) -> Service:
+def _superseded(service: Service, present: UpdateProgress) -> bool:
+    """Whether the user, or a failure, has asked for another update meanwhile."""
+    return service.update_status is None or present.spec_version != service.spec_version
+
+
+def _under_way(
+    view: View, present: UpdateProgress | None, dirty: Cells
+) -> tuple[UpdatedSlot, ...]:
+    """Slots that the update before has begun and watches, and that are right as they are."""
+    if present is None:
+        return ()
+    return tuple(
+        slot
+        for slot in present.slots
+        if (task := view.task(slot.task)) is not None
+        and task.wanted
+        and not task.ended
+        and cell_of(task) not in dirty
+    )
+
+
+def _begin(
+    service: Service, under_way: tuple[UpdatedSlot, ...], dirty: int, now: datetime
+) -> Service:
     status = service.update_status
     if status is None or status.state not in _RUNS:
         status = UpdateStatus(
             state=UpdateState.UPDATING, started_at=now, message="update in progress"
         )
-    progress = UpdateProgress(spec_version=service.spec_version, total=dirty)
+    progress = UpdateProgress(
+        spec_version=service.spec_version, total=dirty + len(under_way), slots=under_way
+    )
     return msgspec.structs.replace(service, update=progress, update_status=status)
 
 
 def _dirty(view: View, service: Service, cells: Cells) -> Cells:
     """The slots that hold nothing of the present spec and can be brought to it."""
     dirt = Dirt(view, service)
+    updatable = _Updatable(view, service)
     found: Cells = {}
     for cell, tasks in cells.items():
         wanted = [task for task in tasks if task.wanted]
-        if cell[1] and not _updatable(view, cell):
+        if cell[1] and not updatable(NodeID(cell[1])):
             continue
         if not wanted:
             if exhausted(tasks) and dirt.of(_newest(tasks)):
@@ -111,14 +136,21 @@ def _given_up(service: Service, tasks: Sequence[Task]) -> bool:
     return bool(mine) and exhausted(mine)
 
 
-def _updatable(view: View, cell: Cell) -> bool:
-    """Whether a global service's task is replaced on that node now."""
-    node = view.node(NodeID(cell[1]))
-    return (
-        node is not None
-        and node.state is NodeState.READY
-        and node.spec.availability == Availability.ACTIVE
-    )
+class _Updatable:
+    """Tells on which nodes a global service's task is replaced now: where it may have one."""
+
+    def __init__(self, view: View, service: Service) -> None:
+        self._view = view
+        self._constraints = constraints_of(service.spec)
+
+    def __call__(self, identity: NodeID) -> bool:
+        node = self._view.node(identity)
+        return (
+            node is not None
+            and self._constraints is not None
+            and takes_new(node)
+            and first_unmet(self._constraints, node) is None
+        )
 
 
 class _Step:
@@ -170,17 +202,28 @@ class _Step:
         kept: list[UpdatedSlot] = []
         for slot in self._progress.slots:
             task = self._make.view.task(slot.task)
-            if task is None:
-                continue
-            settled, failure = self._look(slot, task)
+            settled, failure = slot.settled_at, False
+            if task is not None:
+                settled, failure = self._look(slot, task)
             if failure:
                 failed[slot.task] = None
-            if settled is None and not task.wanted and not failure:
-                continue  # moved or removed for other reasons
-            if settled is not None and settled + self._watched_for() <= self._now:
-                continue
-            kept.append(msgspec.structs.replace(slot, settled_at=settled))
+            if settled is None and not failure and (task is None or not task.wanted):
+                kept.extend(self._passed_on(task))
+            elif settled is None or settled + self._watched_for() > self._now:
+                kept.append(msgspec.structs.replace(slot, settled_at=settled))
         return tuple(kept), tuple(failed)
+
+    def _passed_on(self, task: Task | None) -> Sequence[UpdatedSlot]:
+        """The slot of a task that was moved before it ran: it is still down for this update."""
+        if task is None or cell_of(task) in self._dirty:
+            return ()
+        heirs = [
+            one
+            for one in self._make.view.tasks_of_service(task.service_id)
+            if one.wanted and cell_of(one) == cell_of(task)
+        ]
+        heir = max(heirs, key=age, default=None)
+        return (UpdatedSlot(task=heir.id, begun_at=self._now),) if heir is not None else ()
 
     def _look(self, slot: UpdatedSlot, task: Task) -> tuple[datetime | None, bool]:
         """(when the slot settled, whether its task failed)."""
@@ -286,18 +329,14 @@ class _Step:
             return self._ends(UpdateState.ROLLBACK_PAUSED, message, self._progress)
         previous = self._service.previous_spec
         if self._rule.failure_action is FailureAction.ROLLBACK and previous is not None:
-            back = self._ends(
-                UpdateState.ROLLBACK_STARTED, f"update rolled back {why}", update=None
-            )
-            assert back.update_status is not None  # noqa: S101 - narrows a type that the row's selection guarantees
-            status = msgspec.structs.replace(back.update_status, completed_at=None)
+            message = f"update rolled back {why}"
+            back = self._ends(UpdateState.ROLLBACK_STARTED, message, self._progress)
             return msgspec.structs.replace(
                 back,
                 spec=previous,
                 spec_version=self._service.spec_version + 1,
                 previous_spec=None,
                 previous_spec_version=0,
-                update_status=status,
             )
         return self._ends(UpdateState.PAUSED, f"update paused {why}", self._progress)
 

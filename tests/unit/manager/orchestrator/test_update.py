@@ -280,16 +280,38 @@ def test_the_deadline_is_five_minutes_and_the_monitor_by_default() -> None:
     assert rollout.state() is UpdateState.PAUSED
 
 
-def test_a_slot_whose_task_is_moved_is_no_longer_watched() -> None:
+def test_a_slot_whose_task_is_moved_before_it_runs_stays_busy() -> None:
+    """The slot is down because of the update, whoever brings it up again."""
     rollout = Rollout()
     rollout.step(0)
     task = rollout.new(1)
     rollout.view.put(replace(task, desired_state=S.SHUTDOWN))
-    rollout.view.put(replace(task, id=make_task("moved").id, created_at=at(1)))
-    assert rollout.step(1) == [2]
+    moved = replace(task, id=make_task("moved").id, created_at=at(1))
+    rollout.view.put(moved)
+    assert rollout.step(1) == []
     progress = rollout.service.update
     assert progress is not None
+    assert [slot.task for slot in progress.slots] == ["moved"]
     assert progress.failed == ()
+    rollout.view.put(replace(moved, status=replace(moved.status, state=S.RUNNING)))
+    assert rollout.step(2) == [2]
+
+
+def test_a_slot_that_is_given_up_is_no_longer_watched() -> None:
+    rollout = Rollout()
+    rollout.step(0)
+    rollout.view.put(replace(rollout.new(1), desired_state=S.REMOVE))
+    assert rollout.step(1) == [2]
+
+
+def test_a_slot_whose_task_was_reaped_keeps_its_delay() -> None:
+    rollout = Rollout(config(delay=10))
+    rollout.step(0)
+    rollout.run(1, 1)
+    rollout.step(1)
+    rollout.view.drop(rollout.new(1).id)
+    assert rollout.step(5) == []
+    assert rollout.step(11) == [2]
 
 
 def test_a_slot_whose_task_never_came_to_be_is_begun_again() -> None:
@@ -418,12 +440,27 @@ def test_a_new_spec_ends_the_update_before_it() -> None:
     rollout.step(0)
     service = rollout.service
     third = with_image(service.spec, "app:3")
-    rollout.view.put(replace(service, spec=third, spec_version=3))
+    rollout.view.put(replace(service, spec=third, spec_version=3, update_status=None))
     assert rollout.step(1) == [1], "its task does not run yet"
     assert rollout.wanted(1) == [3]
     status = rollout.service.update_status
     assert status is not None
     assert status.started_at == at(1)
+
+
+def test_an_update_asked_for_again_counts_the_slots_that_are_down() -> None:
+    """Same tasks, other words: what is down for the update before is down."""
+    rollout = Rollout()
+    rollout.step(0)
+    service = rollout.service
+    rollout.view.put(replace(service, update_status=None))
+    assert rollout.step(1) == []
+    assert rollout.state() is UpdateState.UPDATING
+    labelled = replace(service.spec, labels={"a": "b"})
+    rollout.view.put(replace(service, spec=labelled, spec_version=3, update_status=None))
+    assert rollout.step(2) == []
+    rollout.run(3, 1)
+    assert rollout.step(3) == [2]
 
 
 def test_what_the_new_task_waited_for_is_waited_for_on() -> None:
@@ -452,7 +489,7 @@ def test_a_paused_update_goes_on_when_the_user_says_so() -> None:
     rollout = Rollout()
     rollout.step(0)
     failed_at(rollout, 1, 1)
-    rollout.view.put(replace(rollout.service, update=None, update_status=None))
+    rollout.view.put(replace(rollout.service, update_status=None))
     assert rollout.step(2) == [2], "slot 1 has its task of this version"
     assert rollout.state() is UpdateState.UPDATING
 
@@ -509,6 +546,19 @@ def test_a_global_service_is_updated_on_the_nodes_that_take_tasks() -> None:
     decision = update.decide(view, "s1", at(0), Ids())
     assert [(task.node_id, task.slot) for task in created(decision)] == [("n1", 0)]
     assert updated(decision)["old-n1"].desired_state is S.SHUTDOWN
+
+
+def test_a_global_service_is_not_updated_where_it_may_have_no_task() -> None:
+    """The service's mode would stop what the update makes, and that for ever."""
+    view = everywhere([make_node("n1")], config(0))
+    service = view.service(ServiceID("s1"))
+    assert service is not None
+    for constraints in (("node.labels.zone==a",), ("nonsense",)):
+        template = replace(
+            service.spec.task_template, placement=Placement(constraints=constraints)
+        )
+        view.put(replace(service, spec=replace(service.spec, task_template=template)))
+        assert created(update.decide(view, "s1", at(0), Ids())) == []
 
 
 def test_a_port_of_the_host_makes_start_first_stop_first_on_the_same_node() -> None:
