@@ -16,40 +16,41 @@ class Reports:
 
     def __init__(self) -> None:
         self._newest: dict[TaskID, TaskStatus] = {}
-        self._waiting: set[TaskID] = set()
-        self._under_way: frozenset[TaskID] = frozenset()
+        # In the order they came: the managers write them in that order.
+        self._waiting: dict[TaskID, None] = {}
+        self._under_way: tuple[TaskID, ...] = ()
         self._sequence = 0
         self.wake: Callable[[], None] | None = None
 
     def put(self, task: TaskID, status: TaskStatus) -> None:
         """A task's status is this now."""
         self._newest[task] = status
-        self._waiting.add(task)
+        self._waiting[task] = None
         self.tell()
 
     def forget(self, task: TaskID) -> None:
         """The task is no longer this node's."""
         self._newest.pop(task, None)
-        self._waiting.discard(task)
+        self._waiting.pop(task, None)
 
     def begin_session(self) -> None:
         """Nothing is on its way; everything is to be said."""
         self._sequence = 0
-        self._under_way = frozenset()
-        self._waiting = set(self._newest)
+        self._under_way = ()
+        self._waiting = dict.fromkeys(self._newest)
 
     def take(self) -> tuple[int, Mapping[TaskID, TaskStatus]] | None:
         """The next update and its number; None if there is none, or one is on its way."""
         if self._under_way or not self._waiting:
             return None
         self._sequence += 1
-        self._under_way, self._waiting = frozenset(self._waiting), set()
+        self._under_way, self._waiting = tuple(self._waiting), {}
         return self._sequence, {task: self._newest[task] for task in self._under_way}
 
     def acknowledge(self, sequence: int) -> None:
         """The update of that number, and those before it, are stored."""
         if sequence >= self._sequence:
-            self._under_way = frozenset()
+            self._under_way = ()
             if self._waiting:
                 self.tell()
 
