@@ -7,6 +7,8 @@ ones outlive the agent.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from enum import StrEnum
+from ipaddress import ip_network
 
 import msgspec
 
@@ -41,32 +43,61 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unhealthy: bool = False
 
 
+class Fate(StrEnum):
+    """What became of a container."""
+
+    STARTED = "started"
+    ENDED = "ended by itself"
+    STOPPED = "stopped"
+    REMOVED = "removed"
+    POWER = "lost its power"
+
+
+Witness = Callable[[TaskID, Fate], None]
+"""Told of each container's fate as it happens; must not raise."""
+
+
 class FakeContainer:
     """A container that is only remembered."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, task: AssignedTask, address: str, witness: Witness) -> None:
+        self.task = task
         self.address = address
-        self.started = 0.0
         self.state = ContainerState()
-        self.ends_at: float | None = None
         self.exit_code: int | None = None
         self.changed = asyncio.Event()
+        self._witness = witness
 
-    def end(self, code: int) -> None:
+    @property
+    def runs(self) -> bool:
+        return self.state.started_at is not None and self.exit_code is None
+
+    def start(self, state: ContainerState) -> None:
+        """It runs from now on."""
+        self.state = state
+        self._witness(self.task.id, Fate.STARTED)
+
+    def end(self, code: int, fate: Fate) -> None:
         """It has ended."""
-        if self.exit_code is None:
+        if self.runs:
             self.exit_code = code
             self.changed.set()
+            self._witness(self.task.id, fate)
 
 
 class FakeHost:
     """The containers of one host; makes controllers (`agent.worker.Controllers`)."""
 
     def __init__(
-        self, clock: Clock, plan: Callable[[AssignedTask], Plan] | None = None
+        self,
+        clock: Clock,
+        plan: Callable[[AssignedTask], Plan] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._clock = clock
         self._plan = plan or (lambda _: Plan())
+        self._witness = witness or (lambda _task, _fate: None)
+        self.subnet = "10.128.0.0/24"
         self.containers: dict[TaskID, FakeContainer] = {}
         self._made = 0
 
@@ -80,26 +111,41 @@ class FakeHost:
 
     def running(self) -> tuple[TaskID, ...]:
         """Tasks whose container runs now."""
-        return tuple(
-            key
-            for key, found in self.containers.items()
-            if found.state.started_at is not None and found.exit_code is None
-        )
+        return tuple(key for key, found in self.containers.items() if found.runs)
 
-    def create(self, task: TaskID) -> FakeContainer:
+    def create(self, task: AssignedTask) -> FakeContainer:
         """The container of a task, made if there is none."""
-        if task not in self.containers:
+        if task.id not in self.containers:
+            self.containers[task.id] = FakeContainer(task, self._address(), self._witness)
+        return self.containers[task.id]
+
+    def _address(self) -> str:
+        """The next one of the subnet that no container has; used again as late as possible."""
+        subnet = ip_network(self.subnet)
+        held = {found.address for found in self.containers.values()}
+        while True:
             self._made += 1
-            number = self._made % 65024
-            address = f"10.128.{number // 254}.{number % 254 + 1}"
-            self.containers[task] = FakeContainer(address)
-        return self.containers[task]
+            address = str(subnet[self._made % (subnet.num_addresses - 3) + 2])
+            if address not in held:
+                return address
+
+    def busy_port(self, task: AssignedTask) -> int | None:
+        """A host port of the task that a running container holds."""
+        held = {
+            (port.protocol or "tcp", port.published_port)
+            for found in self.containers.values()
+            if found.runs
+            for port in found.task.ports
+        }
+        for port in task.ports:
+            if port.published_port and (port.protocol or "tcp", port.published_port) in held:
+                return port.published_port
+        return None
 
     def lose_power(self) -> None:
         """Every container ends at once."""
         for found in self.containers.values():
-            if found.state.started_at is not None:
-                found.end(KILLED)
+            found.end(KILLED, Fate.POWER)
 
 
 class FakeController:
@@ -116,7 +162,7 @@ class FakeController:
             return
         await asyncio.sleep(self._plan.prepare)
         self._fail(self._plan.prepare_error)
-        self._host.create(self._task.id)
+        self._host.create(self._task)
 
     async def start(self) -> None:
         found = self._container()
@@ -124,27 +170,29 @@ class FakeController:
             return
         await asyncio.sleep(self._plan.start)
         self._fail(self._plan.start_error)
-        found.state = ContainerState(
-            container_id=f"container-{self._task.id}",
-            pid=1000 + len(self._host.containers),
-            started_at=self._clock.now(),
-            addresses=(found.address,),
-            ports=tuple(
-                (port.protocol or "tcp", port.target_port, port.published_port)
-                for port in self._task.ports
-            ),
+        busy = self._host.busy_port(self._task)
+        if busy is not None:
+            raise RuntimeFailure(f"port {busy} is already allocated", retryable=True)
+        found.start(
+            ContainerState(
+                container_id=f"container-{self._task.id}",
+                pid=1000 + len(self._host.containers),
+                started_at=self._clock.now(),
+                addresses=(found.address,),
+                ports=tuple(
+                    (port.protocol or "tcp", port.target_port, port.published_port)
+                    for port in self._task.ports
+                ),
+            )
         )
         if self._plan.runs is not None:
-            found.ends_at = asyncio.get_running_loop().time() + self._plan.runs
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._plan.runs, found.end, self._plan.exit_code, Fate.ENDED)
 
     async def wait(self) -> None:
         found = self._container()
         while found.exit_code is None:
-            try:
-                async with asyncio.timeout_at(found.ends_at):
-                    await found.changed.wait()
-            except TimeoutError:
-                found.end(self._plan.exit_code)
+            await found.changed.wait()
         if self._plan.unhealthy:
             raise RuntimeFailure("unhealthy container", exit_code=found.exit_code)
         if found.exit_code:
@@ -157,12 +205,12 @@ class FakeController:
         if found is None or found.state.started_at is None or found.exit_code is not None:
             return
         await asyncio.sleep(self._plan.stop)
-        found.end(STOPPED)
+        found.end(STOPPED, Fate.STOPPED)
 
     async def remove(self) -> None:
         found = self._host.containers.pop(self._task.id, None)
-        if found is not None and found.state.started_at is not None:
-            found.end(KILLED)
+        if found is not None:
+            found.end(KILLED, Fate.REMOVED)
 
     def state(self) -> ContainerState:
         found = self._host.containers.get(self._task.id)
