@@ -83,8 +83,10 @@ class Maker(msgspec.Struct, frozen=True):
         return found[-1] if found else None
 
     def followed(self, task: Task) -> Task:
-        """What a successor of `task` follows: the task that it waits for itself, if any."""
-        before = self.view.task(task.replaces) if task.replaces is not None else None
+        """What a successor of `task` follows: the task that it waits for itself, if it does."""
+        if task.desired_state is not TaskState.READY or task.replaces is None:
+            return task
+        before = self.view.task(task.replaces)
         if before is not None and not before.ended and before.slot == task.slot:
             return before
         return task

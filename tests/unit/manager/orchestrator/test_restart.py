@@ -220,6 +220,17 @@ def test_what_a_lost_node_has_not_taken_yet_moves_before_the_node_is_down() -> N
     assert heal(serviced(), [waits], make_node("n1")) == NOTHING
 
 
+def test_what_runs_is_waited_for_and_not_the_lost_one_that_it_replaced() -> None:
+    lost = make_task("t0", desired_state=S.SHUTDOWN, node="n3")
+    runs = make_task(node="n1", replaces=TaskID("t0"))
+    drained = make_node("n1", availability="drain")
+    (new,) = created(
+        heal(serviced(), [lost, runs], drained, make_node("n3", state=NodeState.DOWN))
+    )
+    assert new.replaces == "t1"
+    assert new.desired_state is S.READY
+
+
 def test_a_task_without_a_node_description_is_called_by_its_id() -> None:
     node = make_node("n1", availability="drain", description=None)
     assert updated(heal(serviced(), [make_task()], node))["t1"].reason == "node n1 is drained"
