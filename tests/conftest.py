@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 
 def pytest_configure() -> None:
     """Keep asyncio from making an event loop of its own in the main thread.
@@ -10,3 +12,10 @@ def pytest_configure() -> None:
     otherwise makes one, which is then dropped unclosed at the first asynchronous test.
     """
     asyncio.set_event_loop(None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of the simulation is run; given to every run of pytest by `./scripts/test`."""
+    group = parser.getgroup("simulation")
+    group.addoption("--seeds", type=int, default=200, help="how many histories are simulated")
+    group.addoption("--seed", type=int, default=None, help="the one history to simulate")

@@ -77,7 +77,7 @@ class FakeContainer:
         self.state = state
         self._witness(self.task.id, Fate.STARTED)
 
-    def end(self, code: int, fate: Fate) -> None:
+    def end(self, code: int, fate: Fate = Fate.ENDED) -> None:
         """It has ended."""
         if self.runs:
             self.exit_code = code

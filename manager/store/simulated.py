@@ -203,10 +203,14 @@ class SimulatedEtcd:
 
 
 class SimulatedKV:
-    """A client. `reachable` False cuts it off and leaves what was under way unknown."""
+    """A client. `reachable` False cuts it off and leaves what was under way unknown.
+
+    `lag` delays the watches of this client alone, beside what delays all.
+    """
 
     def __init__(self, server: SimulatedEtcd) -> None:
         self._server = server
+        self.lag: Interval = (0.0, 0.0)
         self._reachable = True
 
     @property
@@ -406,7 +410,7 @@ class SimulatedWatch:
     async def _read(self) -> kv.WatchResponse | None:
         """The next batch after the lag; None if nothing in it was selected."""
         server = self._server
-        lag = server.delay(server.faults.lag)
+        lag = server.delay(server.faults.lag) + server.delay(self._client.lag)
         if lag:
             await asyncio.sleep(lag)
             self._raise_if_ended()

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agent.attaching import AttachmentClient, Wish
 from agent.journal import Journal
+from agent.line import dialled
 from agent.membership import ClusterAgent
 from agent.report import Reports
 from agent.runtime.fake import FakeHost
@@ -94,7 +95,7 @@ class Host:
         return ClusterAgent(
             self.current,
             worker,
-            reports,
+            dialled,
             self.known,
             lambda: NodeReport(addr="127.0.0.1"),
             random.Random(5),
