@@ -272,7 +272,8 @@ class _Step:
         for cell, tasks in ranked[: max(room, 0)]:
             created, changes = self._replace(cell, tasks)
             slots.append(UpdatedSlot(task=TaskID(created.object.id), begun_at=self._now))
-            groups.append(Group(tuple(changes), reason="update a slot"))
+            needs = (self._service.id,)
+            groups.append(Group(tuple(changes), reason="update a slot", needs=needs))
         return tuple(slots), groups
 
     def _replace(self, cell: Cell, tasks: Sequence[Task]) -> tuple[Create, list[Change]]:

@@ -99,11 +99,21 @@ class Commit:
         next decision must not be made without; for others `OutcomeUnknown` ends it.
         """
         prepared = [self._prepare(where, changes) for where, changes in merge(groups)]
+        for one in prepared:
+            one.compares.extend(self._needed(groups[where] for where in one.origins))
         try:
             async with asyncio.timeout(None if self._fence else KNOWN_SECONDS):
                 return await write(self._mutations.txn, self._fence, prepared)
         except TimeoutError as error:
             raise OutcomeUnknown(f"no answer within {KNOWN_SECONDS:g} s") from error
+
+    def _needed(self, groups: Iterable[Group]) -> Iterable[Compare]:
+        """What the groups need, unchanged; their own write of it with them is no change."""
+        needed = [identity for group in groups for identity in group.needs]
+        for identity in dict.fromkeys(needed):
+            thing = self._memory.find(identity)
+            if thing is not None:
+                yield ModRevisionIs(keys.object_key(thing).encode(), thing.guard)
 
     def _prepare(self, origins: tuple[int, ...], changes: Iterable[Change]) -> Prepared:
         prepared = Prepared(origins, [], [])

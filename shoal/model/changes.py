@@ -33,10 +33,15 @@ Change = Create | Update | Delete
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Changes that stand or fall together, and why they are made (for the log)."""
+    """Changes that stand or fall together, and why they are made (for the log).
+
+    `needs` are ids of objects without which they make no sense: if one of them was changed by
+    somebody else since, they are not written either.
+    """
 
     changes: tuple[Change, ...]
     reason: str = ""
+    needs: tuple[str, ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

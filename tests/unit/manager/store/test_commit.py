@@ -102,6 +102,29 @@ async def test_a_stale_change_clashes_and_nothing_of_its_group_is_written() -> N
         assert after.message == "fine"
 
 
+async def test_what_a_group_needs_must_be_as_it_was() -> None:
+    """The service's own change clashes, so what is to follow from it is not written either."""
+    async with stored() as made:
+        await made.create(make_service("s1"), make_node("n1"))
+        service = made.memory.service(ServiceID("s1"))
+        node = made.memory.node(NodeID("n1"))
+        assert service is not None
+        assert node is not None
+        mine = Update(replace(service, pending_delete=True))
+        slot = Group((Create(make_task("t1")),), needs=("s1",))
+        both = await made.write_groups([Group((mine,)), slot, Group((Update(node),))])
+        assert both.clashed == set(), "its own change in the same transaction is none of others"
+        present = made.memory.service(ServiceID("s1"))
+        assert present is not None
+        made.kv.lag = (1.0, 1.0)
+        await made.kv.txn((), (Put(b"shoal/service/s1", encode(service)),))
+        mine = Update(replace(present, pending_delete=False))
+        late = Group((Create(make_task("t2")),), needs=("s1",))
+        clashed = await made.write_groups([Group((mine,)), late])
+        assert clashed.clashed == {0, 1}
+        assert made.memory.task(TaskID("t2")) is None
+
+
 async def test_only_the_clashing_ones_of_many_groups_are_decided_again() -> None:
     async with stored() as made:
         await made.create(*(make_task(f"t{n}") for n in range(0, 8, 3)))
