@@ -71,6 +71,7 @@ class ControlLoop:
         self._dirty: tuple[dict[str, None], ...] = tuple({} for _ in self._table)
         self._wakes: list[tuple[datetime, int, str]] = []
         self._woken = asyncio.Event()
+        self._barren = 0
 
     async def run(self) -> None:
         """Decide until cancelled."""
@@ -130,6 +131,16 @@ class ControlLoop:
         if outcome.clashed:
             _log.info("groups clashed", clashed=len(outcome.clashed), groups=len(groups))
         await self._memory.reached(outcome.revision)
+        await self._breathe(barren=len(outcome.clashed) == len(groups))
+
+    async def _breathe(self, *, barren: bool) -> None:
+        """Pause where nothing is written time after time, as by a leader that is none any more.
+
+        Such a one has often not heard of it yet, and would ask the store without a pause.
+        """
+        self._barren = self._barren + 1 if barren else 0
+        if self._barren > 1:
+            await asyncio.sleep(RETRY_SECONDS)
 
     def _redo(self, keys: Iterable[tuple[int, str]]) -> None:
         for position, key in keys:

@@ -13,7 +13,7 @@ from manager.loops.table import TABLE
 from manager.store import keys
 from manager.store.codec import encode
 from manager.store.commit import Commit
-from manager.store.kv import Put
+from manager.store.kv import DeleteRange, Put
 from manager.view import View
 from shoal.model.changes import NOTHING, Create, Decision, Event, Group, Update
 from shoal.model.ids import IdSource, NodeID, TaskID
@@ -161,3 +161,22 @@ async def test_what_the_store_refuses_is_decided_again_after_a_pause() -> None:
 
 def with_message(node: Node, message: str) -> Node:
     return replace(node, message=message)
+
+
+async def test_a_leader_that_is_none_any_more_does_not_ask_without_a_pause() -> None:
+    """It may hear of that late; until then everything it writes clashes."""
+    decided: list[datetime] = []
+
+    def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        del view, key
+        decided.append(now)
+        return Decision(groups=(Group((Create(make_task(ids.new())),)),))
+
+    async with stored() as made:
+        await made.create(make_node("n1"))
+        async with leading(made, one_row(decide)):
+            await made.kv.txn((), (DeleteRange(b"leader"),))
+            async with asyncio.timeout(10):
+                await asyncio.sleep(2)
+        assert len(list(made.memory.tasks())) <= 1
+        assert len(decided) <= 3 + 2 / RETRY_SECONDS
