@@ -72,8 +72,9 @@ def _of_node(
 
 
 def takes_new(node: Node) -> bool:
-    """Whether a node is given new tasks."""
-    return node.state is NodeState.READY and node.spec.availability == Availability.ACTIVE
+    """Whether a node is given new tasks; one not heard of would have them taken away again."""
+    heard = node.state is NodeState.READY and node.lost_since is None
+    return heard and node.spec.availability == Availability.ACTIVE
 
 
 def give_up(make: Maker, tasks: Sequence[Task], reason: str) -> list[Group]:

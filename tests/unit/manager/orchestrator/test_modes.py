@@ -209,6 +209,15 @@ def test_availability_and_loss() -> None:
     assert desires(removed) == {"t-n1": S.SHUTDOWN}
 
 
+def test_a_node_that_is_not_heard_of_gets_none_that_it_would_lose_again() -> None:
+    service = everywhere()
+    lost = make_node("n1", session=False, lost_since=at(0))
+    waiting = on("n1", service, state=S.PENDING)
+    assert desires(run(global_mode.decide, service, lost, waiting)) == {"t-n1": S.SHUTDOWN}
+    assert run(global_mode.decide, service, lost) == NOTHING, "or this would go on for ever"
+    assert created(run(global_mode.decide, service, make_node("n1")))
+
+
 def test_a_global_task_that_ended_is_followed_on_its_node() -> None:
     service = everywhere()
     decision = run(
