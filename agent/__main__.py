@@ -79,7 +79,9 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     names = ContainerNames(Keeping(host_control), left, random.SystemRandom())
     stack.push_async_callback(names.stop)
     naming = ContainerNaming(names)
-    network = HostNetwork(prefix=config.link_prefix, local_subnet=config.subnet, naming=naming)
+    network = HostNetwork(
+        prefix=config.link_prefix, local_subnet=config.subnet, naming=naming, clock=clock
+    )
     await network.start()
     stack.push_async_callback(network.stop)
     runtime = await stack.enter_async_context(

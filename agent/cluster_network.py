@@ -63,7 +63,12 @@ def mesh_of(mesh: MeshPart, underlay: str) -> desired.Mesh | None:
         subnet=mesh.subnet,
         underlay=underlay,
         peers=tuple(
-            desired.Peer(node=peer.node_id, underlay=peer.address, subnet=peer.subnet)
+            desired.Peer(
+                node=peer.node_id,
+                underlay=peer.address,
+                subnet=peer.subnet,
+                tunnel=peer.tunnel,
+            )
             for peer in mesh.peers
         ),
         udp_port=mesh.port,

@@ -5,10 +5,11 @@ Told to the manager at each session. Labels and generic resources of the host ar
 
 import os
 import platform
+from collections.abc import Callable
 
 from shoal.common.config import HostConfig
 from shoal.common.engine_http import versions
-from shoal.model.objects import EngineDescription, NodeDescription, NodeReport
+from shoal.model.objects import EngineDescription, NodeDescription, NodeReport, TunnelKey
 from shoal.model.spec.task import Platform, Resources
 
 _BILLION = 1_000_000_000
@@ -21,10 +22,11 @@ _PLUGINS = (
 
 
 class Describer:
-    """Describes the host it was made for."""
+    """Describes the host it was made for. `tunnel` gives its keys for encrypted networks."""
 
-    def __init__(self, config: HostConfig) -> None:
+    def __init__(self, config: HostConfig, tunnel: Callable[[], tuple[TunnelKey, ...]]) -> None:
         self._config = config
+        self._tunnel = tunnel
 
     def report(self) -> NodeReport:
         """As of now."""
@@ -42,4 +44,5 @@ class Describer:
             ),
             addr=self._config.address,
             data_path_addr=self._config.data_path,
+            tunnel=self._tunnel(),
         )

@@ -75,12 +75,14 @@ class Nodes:
             self._clock,
             self.chance,
         )
-        return ClusterAgent(
+        agent = ClusterAgent(
             current,
             worker,
             dialled,
             managers,
-            Describer(host).report,
+            Describer(host, lambda: self._network.tunnel_keys).report,
             self.chance,
             told,
         )
+        self._network.keys_changed = agent.described
+        return agent

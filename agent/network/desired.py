@@ -11,6 +11,7 @@ import msgspec
 
 from shoal.model.assignment import AssignedNetwork, NetworkEndpoint, NetworkService
 from shoal.model.ids import NetworkID, NodeID, ServiceID
+from shoal.model.objects import TunnelKey
 
 Protocol = Literal["tcp", "udp", "sctp"]
 NetworkName = Literal["bridge", "mesh", "none"]
@@ -158,11 +159,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """Another host of the cluster: its tasks' subnet and where to send packets for it."""
+    """Another host of the cluster: its tasks' subnet and where to send packets for it.
+
+    `tunnel`: its keys for encrypted networks, oldest first; none while it has no such network.
+    """
 
     node: str
     underlay: str
     subnet: str
+    tunnel: tuple[TunnelKey, ...] = ()
 
 
 class Mesh(msgspec.Struct, frozen=True, kw_only=True):

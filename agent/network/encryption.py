@@ -5,14 +5,15 @@ never on disk: a restarted agent reads them back from there. What is not carried
 does not leave the host: `nftables` drops it, `destinations` names only hosts that answered.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
 
 from agent.network import rtnetlink as rt
-from agent.network.netlink import Channel, Request
+from agent.network.netlink import Channel
 from agent.network.plan import Names
+from agent.network.sysctls import accept_by_any_way
 from agent.network.tunnel import (
     SLOTS,
     Device,
@@ -24,12 +25,15 @@ from agent.network.tunnel import (
     retired,
     ways,
 )
-from agent.network.wireguard import WireGuard, new_private_key, public_key
+from agent.network.wireguard import Found, WireGuard, new_private_key, public_key
+from shoal.model.errors import ClusterError
 from shoal.model.objects import TunnelKey
 
 _log = structlog.get_logger(__name__)
 NO_WAYS = Ways(routes={}, destinations={})
 FIRST_PORT = 51820
+_ALIAS = "key since "
+"""What a device's remark tells a restarted agent: the age of its key, in Unix seconds."""
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +54,9 @@ class Encryption:
         self._wireguard = WireGuard(channel)
         self._devices: list[Device] = []
         self._configured: dict[int, str] = {}
-        self._ways = NO_WAYS
         self._settled = True
+        self._clean = False
+        self._complaint = ""
 
     @property
     def keys(self) -> tuple[TunnelKey, ...]:
@@ -64,7 +69,9 @@ class Encryption:
         return self._settled
 
     def apply(self, wanted: Tunnel | None) -> Ways:
-        """Make it so; how peers are reached then. Called again and again until `settled`.
+        """Make it so, whatever was changed meanwhile; how peers are reached then.
+
+        Called again and again until `settled`, and at each compare.
 
         Raises:
             FailedPrecondition: this host cannot encrypt; the sentence says what would help.
@@ -72,24 +79,26 @@ class Encryption:
         if wanted is None:
             self._take_down()
             return NO_WAYS
-        now = self._clock()
+        now, self._clean = self._clock(), False
         if not self._devices:
-            self._devices = self._adopt(wanted, now) or [self._make(wanted, 0, now)]
-        if due(self._devices, now):
-            other = SLOTS - 1 - self._devices[0].slot
-            self._devices.append(self._make(wanted, other, now))
-            _log.info("tunnel gets a new key", slot=other)
+            self._devices = self._adopt(now) or [self._make(wanted, 0, now)]
+        self._rotate(wanted, now)
+        handshakes: dict[tuple[int, str], float] = {}
         for device in self._devices:
-            self._set(device, wanted)
-        handshakes = self._handshakes()
-        self._route(ways(self._devices, wanted.peers, handshakes))
+            found = self._keep(device, wanted)
+            handshakes |= {(device.slot, key): when for key, when in found.items()}
+        chosen = ways(self._devices, wanted.peers, handshakes)
+        self._route(chosen)
         old = retired(self._devices, wanted.peers, handshakes, now)
         if old is not None:
             self._drop(old)
+            _log.info("tunnel lets go of its old key", slot=old.slot)
+            chosen = ways(self._devices, wanted.peers, handshakes)
+            self._route(chosen)
         keyed = [peer for peer in wanted.peers if peer.keys]
-        answered = all(peer.node_id in self._ways.destinations for peer in keyed)
+        answered = all(peer.node_id in chosen.destinations for peer in keyed)
         self._settled = answered and len(self._devices) == 1
-        return self._ways
+        return chosen
 
     def destroy(self) -> None:
         """Delete whatever device of this instance there may be."""
@@ -98,100 +107,140 @@ class Encryption:
         self._forget()
 
     def _take_down(self) -> None:
-        for device in self._devices:
-            self._wireguard.delete(self._names.tunnel(device.slot))
+        """What an earlier agent left goes too."""
+        if self._clean:
+            return
+        links = map(rt.parse_link, self._channel.dump(*rt.LINKS))
+        present = {link.name for link in links}
+        known = {self._names.tunnel(device.slot) for device in self._devices}
+        for name in map(self._names.tunnel, range(SLOTS)):
+            if name in present | known:
+                self._wireguard.delete(name)
         self._forget()
 
     def _forget(self) -> None:
-        self._devices, self._configured, self._ways = [], {}, NO_WAYS
-        self._settled = True
+        self._devices, self._configured = [], {}
+        self._settled = self._clean = True
 
-    def _adopt(self, wanted: Tunnel, now: float) -> list[Device]:
-        """The devices that an earlier agent left, newest answered last."""
-        found: list[tuple[float, Device]] = []
+    def _adopt(self, now: float) -> list[Device]:
+        """The devices that an earlier agent left, the oldest key first."""
+        adopted = []
         for slot in range(SLOTS):
             name = self._names.tunnel(slot)
-            key = self._wireguard.private_key(name)
-            if key:
-                answered = max(self._wireguard.handshakes(name).values(), default=0.0)
-                found.append((answered, self._device(slot, key, now)))
+            found = self._wireguard.find(name)
+            if found is not None and found.private_key:
+                since = _since(self._link(slot).alias, now)
+                adopted.append(self._device(slot, found.private_key, since))
             else:
                 self._wireguard.delete(name)
-        for device in (each for _, each in found):
-            self._up(device, wanted)
-        found.sort(key=lambda each: each[0])
-        return [
-            msgspec.structs.replace(device, since=now + number * 1e-3)
-            for number, (_, device) in enumerate(found)
-        ]
+        return sorted(adopted, key=lambda each: each.since)
 
     def _make(self, wanted: Tunnel, slot: int, now: float) -> Device:
+        """A device with a new key, or none at all."""
         device = self._device(slot, new_private_key(), now)
-        self._wireguard.create(self._names.tunnel(slot), wanted.mtu)
-        self._up(device, wanted)
+        try:
+            self._keep(device, wanted)
+        except BaseException:
+            self._drop(device)
+            raise
         return device
 
-    def _device(self, slot: int, key: str, now: float) -> Device:
+    def _device(self, slot: int, key: str, since: float) -> Device:
         return Device(
             slot=slot,
             private_key=key,
             public_key=public_key(key),
             port=FIRST_PORT + slot,
-            since=now,
+            since=since,
         )
+
+    def _rotate(self, wanted: Tunnel, now: float) -> None:
+        """A new key beside the old one; what hinders it does not end what works."""
+        if not due(self._devices, now):
+            return
+        other = SLOTS - 1 - self._devices[0].slot
+        try:
+            self._devices.append(self._make(wanted, other, now))
+        except (ClusterError, OSError) as error:
+            if str(error) != self._complaint:
+                _log.warning("tunnel keeps its old key", reason=str(error))
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
+            _log.info("tunnel gets a new key", slot=other)
+
+    def _keep(self, device: Device, wanted: Tunnel) -> Mapping[str, float]:
+        """The device is there, up, and knows exactly the peers; when each answered last."""
+        name = self._names.tunnel(device.slot)
+        found = self._wireguard.find(name)
+        if found is None:
+            self._wireguard.create(name, wanted.mtu)
+        self._up(device, wanted)
+        text = configuration(device, wanted.peers)
+        if not _is_so(found, device, wanted) or self._configured.get(device.slot) != text:
+            self._configured.pop(device.slot, None)
+            self._wireguard.configure(name, text)
+            self._configured[device.slot] = text
+            found = self._wireguard.find(name)
+        return found.handshakes if found is not None else {}
+
+    def _link(self, slot: int) -> rt.Link:
+        return rt.parse_link(self._channel.get(*rt.link_named(self._names.tunnel(slot))))
 
     def _up(self, device: Device, wanted: Tunnel) -> None:
         """Up, with the inner address of its slot and no other."""
-        name = self._names.tunnel(device.slot)
-        link = rt.parse_link(self._channel.get(*rt.link_named(name)))
-        inner = inner_address(wanted.subnet, device.slot)
-        found = map(rt.parse_address, self._channel.dump(*rt.ADDRESSES))
-        stale = [a for a in found if a.index == link.index and a.address != f"{inner}/32"]
-        self._channel.apply(
-            [
-                *(rt.delete_address(link.index, a.address) for a in stale),
-                rt.set_link(name, link.index, mtu=wanted.mtu),
-                rt.new_address(link.index, f"{inner}/32"),
-            ]
-        )
+        link = self._link(device.slot)
+        inner = f"{inner_address(wanted.subnet, device.slot)}/32"
+        addresses = map(rt.parse_address, self._channel.dump(*rt.ADDRESSES))
+        found = {each.address for each in addresses if each.index == link.index}
+        requests = [rt.delete_address(link.index, each) for each in sorted(found - {inner})]
+        if (link.up, link.mtu) != (True, wanted.mtu):
+            requests.append(rt.set_link(link.name, link.index, mtu=wanted.mtu))
+        if inner not in found:
+            requests.append(rt.new_address(link.index, inner))
+        if not link.alias:
+            requests.append(rt.set_alias(link.index, f"{_ALIAS}{device.since:.0f}"))
+        if requests:
+            self._channel.apply(requests)
+        accept_by_any_way(link.name)
 
-    def _set(self, device: Device, wanted: Tunnel) -> None:
-        text = configuration(device, wanted.peers)
-        if self._configured.get(device.slot) != text:
-            self._wireguard.configure(self._names.tunnel(device.slot), text)
-            self._configured[device.slot] = text
-
-    def _handshakes(self) -> dict[tuple[int, str], float]:
-        return {
-            (device.slot, key): when
-            for device in self._devices
-            for key, when in self._wireguard.handshakes(self._names.tunnel(device.slot)).items()
+    def _route(self, chosen: Ways) -> None:
+        """Each peer's inner addresses lead over their device, and nothing else does."""
+        indexes = {each.slot: self._link(each.slot).index for each in self._devices}
+        wanted = {(indexes[slot], address) for address, slot in chosen.routes.items()}
+        found = {
+            route
+            for index in indexes.values()
+            for query in rt.routes_over(index)
+            for message in self._channel.dump(*query)
+            if (route := rt.parse_host_route(message)) is not None and route[0] == index
         }
-
-    def _route(self, new: Ways) -> None:
-        changed = [
-            (address, slot)
-            for address, slot in new.routes.items()
-            if self._ways.routes.get(address) != slot
-        ]
-        self._channel.apply(list(self._requests(changed)))
-        self._ways = new
-
-    def _requests(self, routes: Sequence[tuple[str, int]]) -> Iterable[Request]:
-        indexes: dict[int, int] = {}
-        for address, slot in routes:
-            if slot not in indexes:
-                link = self._channel.get(*rt.link_named(self._names.tunnel(slot)))
-                indexes[slot] = rt.parse_link(link).index
-            yield rt.new_host_route(indexes[slot], address)
+        # what moves to the other device is replaced, so that no packet finds no route
+        requests = [rt.new_host_route(*each) for each in sorted(wanted - found)]
+        requests += [rt.delete_route(i, f"{to}/32") for i, to in sorted(found - wanted)]
+        if requests:
+            self._channel.apply(requests)
 
     def _drop(self, old: Device) -> None:
-        _log.info("tunnel lets go of an old key", slot=old.slot)
+        """Routes over it go with it."""
         self._devices = [each for each in self._devices if each.slot != old.slot]
         self._configured.pop(old.slot, None)
         self._wireguard.delete(self._names.tunnel(old.slot))
-        # routes over it are gone with it; the next pass sets what is missing
-        self._ways = Ways(
-            routes={a: s for a, s in self._ways.routes.items() if s != old.slot},
-            destinations=self._ways.destinations,
-        )
+
+
+def _since(alias: str, now: float) -> float:
+    age = alias.removeprefix(_ALIAS)
+    return float(age) if age != alias and age.isdecimal() else now
+
+
+def _is_so(found: Found | None, device: Device, wanted: Tunnel) -> bool:
+    """Whether a device has its key, its port and its peers. Where those are it may learn."""
+    if found is None:
+        return False
+    peers = {
+        key.public_key: f"{inner_address(peer.subnet, key.slot)}/32"
+        for peer in wanted.peers
+        for key in peer.keys
+    }
+    there = (found.private_key, found.port, found.peers)
+    return there == (device.private_key, device.port, peers)

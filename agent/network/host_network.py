@@ -32,7 +32,9 @@ from agent.network.instance import Instance
 from agent.network.local import LocalNetwork
 from agent.network.naming import Naming
 from agent.network.plan import names_for
+from shoal.common.clock import Clock, SystemClock
 from shoal.model.errors import ClusterError, FailedPrecondition, Internal
+from shoal.model.objects import TunnelKey
 
 _log = structlog.get_logger(__name__)
 _COMPARE_SECONDS = 10.0
@@ -50,6 +52,10 @@ class HostNetwork:
         local_subnet: of Docker's network `bridge`; its first address is the gateway.
         namespace: the host's network namespace, if it is not that of this process.
         naming: who answers names inside containers; None where nobody does.
+        clock: by which keys of encrypted networks grow old.
+
+    Attributes:
+        keys_changed: called when `tunnel_keys` are others than before.
     """
 
     def __init__(
@@ -59,7 +65,12 @@ class HostNetwork:
         local_subnet: IPv4Network,
         namespace: Path | None = None,
         naming: Naming | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
+        self._changed = asyncio.Event()
+        self._keys: tuple[TunnelKey, ...] = ()
+        self.keys_changed: Callable[[], None] | None = None
         self._naming = naming
         self._names = names_for(prefix)
         self._local_subnet = local_subnet
@@ -77,6 +88,11 @@ class HostNetwork:
     def publishes(self, endpoint: Endpoint) -> bool:
         """Whether published ports of the cluster lead to a container."""
         return endpoint.outward.ipv4 in self._published
+
+    @property
+    def tunnel_keys(self) -> tuple[TunnelKey, ...]:
+        """What other hosts must know to take part in encrypted networks with this one."""
+        return self._keys
 
     async def start(self) -> None:
         """Open; on a clean host also create, else wait for `adopt`. Idempotent."""
@@ -221,9 +237,12 @@ class HostNetwork:
         return await self._call(self._running().listing)
 
     async def run(self) -> None:
-        """Repair after others' changes and every 10 s; runs in the owner's TaskGroup."""
+        """Repair after others' changes and every 10 s; runs in the owner's TaskGroup.
+
+        While other hosts of encrypted networks are to answer, it looks all the time.
+        """
         loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
+        changed = self._changed
         filenos = self._running().filenos()
         due = loop.time() + _COMPARE_SECONDS
         while True:
@@ -260,7 +279,12 @@ class HostNetwork:
         try:
             if self._namespace is not None:
                 await self._call(_enter, self._namespace)
-            self._instance = await self._call(Instance, self._names, self._local_subnet)
+            self._instance = await self._call(
+                Instance,
+                self._names,
+                self._local_subnet,
+                lambda: self._clock.now().timestamp(),
+            )
         except BaseException:
             self._executor.shutdown()
             self._executor = None
@@ -278,6 +302,19 @@ class HostNetwork:
             return await loop.run_in_executor(self._executor, work)
         except OSError as error:
             raise Internal(f"the host's network cannot be changed: {error}") from error
+        finally:
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
+        if self._instance is None:
+            return
+        if self._instance.sealing.hurried:
+            self._changed.set()
+        keys = self._instance.sealing.keys
+        if keys != self._keys:
+            self._keys = keys
+            if self.keys_changed is not None:
+                self.keys_changed()
 
 
 def _notice(

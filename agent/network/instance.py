@@ -7,14 +7,12 @@ another's halves. Desired state is kept here in memory only; the caller's record
 """
 
 import contextlib
-import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network
 
 from msgspec.structs import replace
 
-from agent.network import netns
 from agent.network import rtnetlink as rt
 from agent.network.apply import Applier
 from agent.network.children import child_of, probe
@@ -29,10 +27,9 @@ from agent.network.desired import (
     Mesh,
     PortBinding,
 )
-from agent.network.endpoints import mac_of
 from agent.network.local import LocalNetwork
 from agent.network.netlink import Channel
-from agent.network.overlays import Change, Overlays
+from agent.network.overlays import Change, Overlays, member
 from agent.network.plan import (
     Ground,
     Names,
@@ -42,10 +39,11 @@ from agent.network.plan import (
     shared_ports,
 )
 from agent.network.publishing import Publishing
+from agent.network.sealing import Sealing, vnis_here
 from agent.network.subnets import HostSubnets
 from agent.network.sysctls import has_ipv6
 from agent.network.watching import Watch
-from agent.network.wiring import Namespaces, lead_out, wire
+from agent.network.wiring import Namespaces, lead_out, opened, wire
 from shoal.model.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from shoal.model.ids import NetworkID
 
@@ -53,9 +51,14 @@ _PASSES = 3
 
 
 class Instance:
-    """The kernel objects of one instance and what they should be."""
+    """The kernel objects of one instance and what they should be.
 
-    def __init__(self, names: Names, local_subnet: IPv4Network) -> None:
+    `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self, names: Names, local_subnet: IPv4Network, clock: Callable[[], float]
+    ) -> None:
         self._names = names
         self._local_subnet = local_subnet
         self._channel = Channel()
@@ -65,6 +68,7 @@ class Instance:
         self._namespaces = Namespaces()
         self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())
         self._overlays = Overlays()
+        self.sealing = Sealing(names, self._channel, clock)
         self._endpoints: dict[str, Endpoint] = {}
         self._mesh: Mesh | None = None
         self._ground = Ground()
@@ -144,6 +148,7 @@ class Instance:
                 self._apply()
             elif ports:
                 self._apply_rules()
+            self._require_sealed(attachments)
             self._create(endpoint)
         except BaseException:
             self.detach(container)
@@ -162,11 +167,12 @@ class Instance:
         try:
             if self._place(container, attachment):
                 self._apply()
+            self._require_sealed([attachment])
             endpoint = self._endpoints[container]
-            with _opened(path) as (inner, descriptor):
+            with opened(path) as (inner, descriptor):
                 self._wire(inner, descriptor, endpoint.interfaces[-1:])
         except BaseException:
-            with _opened(path) as (inner, _):
+            with opened(path) as (inner, _):
                 self._leave(container, attachment.network, inner)
             raise
         return endpoint
@@ -176,7 +182,7 @@ class Instance:
         self._require_settled()
         if self.endpoint(container).on(network) is None:
             raise NotFound(f"container {container} is not connected to network {network}")
-        with _opened(path) as (inner, _):
+        with opened(path) as (inner, _):
             return self._leave(container, network, inner)
 
     def release_netns(self, container: str) -> None:
@@ -259,6 +265,11 @@ class Instance:
         links = self._watch.links_changed(self._links)
         if self._publishing.others_changed_rules() or links or self._unsure:
             self.repair()
+        elif self.sealing.hurried:
+            with self._our_doing():
+                answered = self._seal()
+            if answered:
+                self._apply()
 
     def repair(self) -> None:
         """Compare everything and put right what differs."""
@@ -274,6 +285,7 @@ class Instance:
         """Remove every kernel object of this instance."""
         self._namespaces.close()
         self._publishing.destroy()
+        self.sealing.destroy()
         self._applier.remove()
         self._endpoints.clear()
         self._overlays.keep(())
@@ -290,6 +302,9 @@ class Instance:
         self._unsure = True  # until all of it is done
         if self._mesh is not None:
             self._ground = self._applier.ground(self._mesh.underlay)
+        self._seal()
+        if self._overlays.sealed():
+            self._apply_rules()  # before there is anything that may not leave in clear
         plan = make_plan(
             self._names,
             self._local_subnet,
@@ -313,12 +328,19 @@ class Instance:
         self._unsure = False
         self._apply_rules()
 
+    def _seal(self) -> bool:
+        """Bring the tunnel to what is wanted; whether other hosts are reached another way."""
+        if not self._overlays.sealed() and self._has_unknown_networks():
+            return False  # they may need it
+        needed, mtu = bool(self._overlays.sealed()), self._ground.underlay_mtu
+        self.sealing.apply(self._mesh, mtu, needed=needed)
+        return self._overlays.reach(self.sealing.destinations)
+
     def _apply_rules(self) -> None:
-        vnis = {*self._overlays.vnis().values()}
-        if self._has_unknown_networks():
-            vnis |= {vni for each in self._links if (vni := self._names.vni_of(each))}
+        left = self._links if self._has_unknown_networks() else {}
+        vnis, sealed = vnis_here(self._names, self._overlays, left)
         self._publishing.apply(
-            self._mesh, sorted(vnis), self._endpoints.values(), self._subnets.local
+            self._mesh, sorted(vnis), sealed, self._endpoints.values(), self._subnets.local
         )
 
     def _has_unknown_networks(self) -> bool:
@@ -359,13 +381,8 @@ class Instance:
             interface = replace(given, name=name, gateways=gateways)
         else:
             fresh = self._overlays.arrive(NetworkID(attachment.network))
-            interface = Interface(
-                network=attachment.network,
-                name=name,
-                link=self._free_link(f"{container}/{attachment.network}"),
-                addresses=attachment.addresses,
-                mac=attachment.mac or _mac(attachment),
-            )
+            link = self._free_link(f"{container}/{attachment.network}")
+            interface = member(attachment, name, link)
         interfaces = (*endpoint.interfaces, interface)
         self._endpoints[container] = replace(endpoint, interfaces=interfaces)
         return fresh
@@ -459,30 +476,16 @@ class Instance:
     def _networks_in_use(self) -> set[str]:
         return {each.network for e in self._endpoints.values() for each in e.interfaces}
 
+    def _require_sealed(self, attachments: Sequence[Attachment]) -> None:
+        """Nobody joins an encrypted network that cannot be carried."""
+        sealed = self._overlays.sealed()
+        names = [n for each in attachments if (n := sealed.get(NetworkID(each.network)))]
+        if names and self.sealing.reason:
+            self._apply()  # it may be possible by now
+            self.sealing.require(names[0])
+
     def _require_settled(self) -> None:
         if not self._settled:
             raise FailedPrecondition(
                 "the host's network is not ready: what an earlier run left must be adopted"
             )
-
-
-def _mac(attachment: Attachment) -> str:
-    addresses = [each.partition("/")[0] for each in attachment.addresses if ":" not in each]
-    if not addresses:
-        raise InvalidArgument(
-            f"network {attachment.network}: an IPv4 address or a hardware address is needed"
-        )
-    return mac_of(addresses[0])
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[Channel, int]]:
-    """A channel into a namespace, and the namespace."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with netns.visiting(descriptor):
-            inner = Channel()
-        with contextlib.closing(inner):
-            yield inner, descriptor
-    finally:
-        os.close(descriptor)

@@ -18,16 +18,17 @@ last port goes. `published` makes the ports, `pick_chains` the chains (nftables'
 no type for a random number in a map), `nft` applies the text.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 
 import msgspec
 
-from agent.network.desired import Mesh
+from agent.network.desired import DEFAULT_VXLAN_PORT, Mesh
 from agent.network.local import LocalNetwork
 from agent.network.pick_chains import pick_chain
 from agent.network.plan import Names, gateway_of, ipv6_of, ipv6_subnet_of
 from agent.network.published import Element, Port
+from agent.network.sealing_rules import sealing_chains
 
 _TRANSPORT = "meta l4proto { tcp, udp, sctp }"
 _PORT = "meta l4proto . th dport"
@@ -73,11 +74,12 @@ def make_ruleset(
     overlays: Sequence[int],
     ports: Iterable[Port],
     local: Sequence[LocalNetwork] = (),
+    sealed: Collection[int] = (),
 ) -> Ruleset:
     """Derive the table; the same input gives the same table, in the same order.
 
-    `overlays` are the VNIs of the cluster networks that are here. Of two ports of one key the
-    later counts.
+    `overlays` are the VNIs of the cluster networks that are here, `sealed` the encrypted ones.
+    Of two ports of one key the later counts.
     """
     by_key = {each.key: each for each in ports}
     bridges = [f'"{names.overlay_bridge(vni)}"' for vni in overlays]
@@ -85,7 +87,10 @@ def make_ruleset(
     bridges += [_quoted(names, each) for each in user if not each.isolated]
     return Ruleset(
         table=names.table,
-        base=_base(names, local_subnet, mesh, overlays, user),
+        base={
+            **_base(names, local_subnet, mesh, [v for v in overlays if v not in sealed], user),
+            **sealing_chains(names, mesh.udp_port if mesh else DEFAULT_VXLAN_PORT, sealed),
+        },
         picks=frozenset(pick for port in by_key.values() for pick in port.picks),
         ports=by_key,
         elements={

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from agent.network.desired import ClusterNetworks
+from agent.network.desired import Attachment, ClusterNetworks, Interface
+from agent.network.endpoints import mac_of
 from agent.network.plan import Entries, Overlay
 from shoal.model.assignment import AssignedNetwork, NetworkEndpoint
-from shoal.model.errors import Unavailable
+from shoal.model.errors import InvalidArgument, Unavailable
 from shoal.model.ids import NetworkID, NodeID, ServiceID
 
 _NOTHING = ClusterNetworks(
@@ -42,6 +43,7 @@ class Overlays:
     def __init__(self) -> None:
         self._told = _NOTHING
         self._here: dict[NetworkID, _Here] = {}
+        self._destinations: Mapping[NodeID, str] = {}
 
     @property
     def told(self) -> ClusterNetworks:
@@ -77,10 +79,6 @@ class Overlays:
             raise Unavailable(
                 f"network {network} is not known on this host yet: no manager has told of it"
             )
-        if known.encrypted:  # better no traffic than traffic in clear
-            raise Unavailable(
-                f"network {known.name} is encrypted: this host cannot do that yet"
-            )
         here = self._here[network] = _Here(known)
         here.remote = {
             key: each
@@ -103,9 +101,22 @@ class Overlays:
                 vni=here.network.vni,
                 underlay=self._told.underlay,
                 mtu=here.network.mtu,
-                entries=_entries(here.remote.values()),
+                entries=self._entries(here, here.remote.values()),
+                encrypted=here.network.encrypted,
             )
             for key, here in self._here.items()
+        }
+
+    def reach(self, destinations: Mapping[NodeID, str]) -> bool:
+        """Where the hosts are inside the tunnel; whether a network here has to know it."""
+        changed = destinations != self._destinations
+        self._destinations = destinations
+        return changed and bool(self.sealed())
+
+    def sealed(self) -> Mapping[NetworkID, str]:
+        """The encrypted networks that are here, and their names."""
+        return {
+            key: here.network.name for key, here in self._here.items() if here.network.encrypted
         }
 
     def vnis(self) -> Mapping[NetworkID, int]:
@@ -149,16 +160,40 @@ class Overlays:
         return [
             Change(
                 vni=here[key].network.vni,
-                gone=_entries(gone.get(key, ())),
-                come=_entries(come.get(key, ())),
+                gone=self._entries(here[key], gone.get(key, ())),
+                come=self._entries(here[key], come.get(key, ())),
             )
             for key in {**gone, **come}
         ]
 
+    def _entries(self, here: _Here, endpoints: Collection[NetworkEndpoint]) -> Entries:
+        """Nothing leads to the hosts of an encrypted network that have not answered yet."""
+        forwarding = {each.mac: each.underlay for each in endpoints}
+        if here.network.encrypted:
+            inner = self._destinations
+            forwarding = {e.mac: inner[e.node_id] for e in endpoints if e.node_id in inner}
+        return Entries(
+            neighbours={address: each.mac for each in endpoints for address in each.addresses},
+            forwarding=forwarding,
+            bridged=True,
+        )
 
-def _entries(endpoints: Collection[NetworkEndpoint]) -> Entries:
-    return Entries(
-        neighbours={address: each.mac for each in endpoints for address in each.addresses},
-        forwarding={each.mac: each.underlay for each in endpoints},
-        bridged=True,
+
+def member(attachment: Attachment, name: str, link: str) -> Interface:
+    """A container's place on a cluster network; managers gave the addresses.
+
+    Raises:
+        InvalidArgument: neither an IPv4 address nor a hardware address is given.
+    """
+    ipv4 = [each.partition("/")[0] for each in attachment.addresses if ":" not in each]
+    if not attachment.mac and not ipv4:
+        raise InvalidArgument(
+            f"network {attachment.network}: an IPv4 address or a hardware address is needed"
+        )
+    return Interface(
+        network=attachment.network,
+        name=name,
+        link=link,
+        addresses=attachment.addresses,
+        mac=attachment.mac or mac_of(ipv4[0]),
     )

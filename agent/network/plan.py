@@ -26,6 +26,7 @@ from agent.network.desired import (
 )
 from agent.network.endpoints import mac_of
 from agent.network.local import LocalNetwork
+from agent.network.tunnel import SLOTS, overhead
 from shoal.model.errors import InvalidArgument
 from shoal.model.ids import NetworkID
 
@@ -106,7 +107,8 @@ class Names(msgspec.Struct, frozen=True):
         return self.vni_of(link) != 0
 
     def owns(self, link: str) -> bool:
-        fixed = (self.local_bridge, self.mesh_bridge, self.vxlan)
+        tunnels = map(self.tunnel, range(SLOTS))
+        fixed = (self.local_bridge, self.mesh_bridge, self.vxlan, *tunnels)
         return (
             link in fixed
             or self.is_veth(link)
@@ -147,7 +149,8 @@ class Bridge(msgspec.Struct, frozen=True, kw_only=True):
 class Vxlan(msgspec.Struct, frozen=True, kw_only=True):
     """A device to other hosts. A change of anything but the MTU makes it anew.
 
-    `proxy`: it answers for its neighbours itself instead of asking other hosts.
+    `proxy`: it answers for its neighbours itself instead of asking other hosts. `local` is the
+    address that it sends from; empty: that of the way it takes.
     """
 
     name: str
@@ -196,12 +199,16 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster network with a container here. `mtu` 0 is what the underlay allows."""
+    """A cluster network with a container here. `mtu` 0 is what the way to other hosts allows.
+
+    `encrypted`: that way is the tunnel.
+    """
 
     vni: int
     underlay: str
     mtu: int
     entries: Entries
+    encrypted: bool = False
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
@@ -430,7 +437,8 @@ def _mesh_entries(mesh: Mesh, ground: Ground) -> Entries:
 def _overlay_devices(
     names: Names, overlay: Overlay, port: int, ground: Ground
 ) -> tuple[Bridge, Vxlan]:
-    mtu = overlay.mtu or ground.underlay_mtu - VXLAN_OVERHEAD
+    sealed = overhead(overlay.underlay) if overlay.encrypted else 0
+    mtu = overlay.mtu or ground.underlay_mtu - sealed - VXLAN_OVERHEAD
     number = f"{overlay.vni:06x}"
     tail = f"{number[:2]}:{number[2:4]}:{number[4:]}"
     # neither address is ever seen by a container: the host has no part in the network
@@ -439,7 +447,7 @@ def _overlay_devices(
         name=names.overlay_vxlan(overlay.vni),
         vni=overlay.vni,
         port=port,
-        local=overlay.underlay,
+        local="" if overlay.encrypted else overlay.underlay,
         mac=f"02:55:00:{tail}",
         mtu=mtu,
         proxy=True,

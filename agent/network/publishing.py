@@ -5,7 +5,7 @@ the ruleset that it applied last and trusts it as long as nobody else changed ou
 by `instance`, from its thread.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 
 import structlog
@@ -111,12 +111,18 @@ class Publishing:
         self,
         mesh: Mesh | None,
         overlays: Sequence[int],
+        sealed: Collection[int],
         endpoints: Iterable[Endpoint],
         local: Sequence[LocalNetwork] = (),
     ) -> None:
-        """Bring the table to what is wanted; `overlays` are the VNIs that are here."""
+        """Bring the table to what is wanted.
+
+        `overlays` are the VNIs that are here, `sealed` those of encrypted networks among them.
+        """
         ports = [*container_ports(endpoints), *self._ingress_ports(mesh)]
-        new = make_ruleset(self._names, self._local_subnet, mesh, overlays, ports, local)
+        new = make_ruleset(
+            self._names, self._local_subnet, mesh, overlays, ports, local, sealed
+        )
         old = self._ruleset
         before = self._watch.generation()
         if self._watch.rules_changed():

@@ -58,6 +58,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mtu: int
     mac: str
     master: int
+    alias: str = ""
     flags: PortFlags = PortFlags()
     filtered: bool = False
     vni: int = 0
@@ -117,10 +118,10 @@ def set_filtered(name: str, *, filtered: bool) -> Request:
 
 def new_vxlan(vxlan: Vxlan) -> Request:
     """A VXLAN device that learns nothing."""
+    local = attribute(4, socket.inet_aton(vxlan.local)) if vxlan.local else b""
     data = nested(
         2,
-        u32(1, vxlan.vni),
-        attribute(4, socket.inet_aton(vxlan.local)),
+        u32(1, vxlan.vni) + local,
         attribute(7, b"\0"),
         attribute(11, b"\1" if vxlan.proxy else b"\0"),
         attribute(15, struct.pack(">H", vxlan.port)),
@@ -275,8 +276,7 @@ def new_route(index: int, subnet: str, via: str, source: str) -> Request:
 
 def new_host_route(index: int, address: str) -> Request:
     """One address straight over a link."""
-    family, packed, length = _subnet(f"{address}/32")
-    body = _route(family, length) + attribute(1, packed) + u32(4, index)
+    body = _route(_INET, 32) + attribute(1, socket.inet_aton(address)) + u32(4, index)
     return Request(f"add route to {address}", NEWROUTE, CREATE | REPLACE, body)
 
 
@@ -378,6 +378,7 @@ def parse_link(message: Message) -> Link:
         mtu=_number(found.get(4)),
         mac=found.get(1, b"").hex(":"),
         master=_number(found.get(10)),
+        alias=found.get(20, b"").rstrip(b"\0").decode(errors="replace"),
         flags=PortFlags(
             hairpin=port.get(4) == b"\1",
             learning=port.get(8, b"\1") == b"\1",
@@ -412,6 +413,20 @@ def parse_route(message: Message) -> FoundRoute | None:
         via=_inet(found.get(5)),
         source=_inet(found.get(7)),
     )
+
+
+def parse_host_route(message: Message) -> tuple[int, str] | None:
+    """Link and address of a route of the main table to one address straight over a link."""
+    _, length, _, _, table, _, _, _, _ = _ROUTE.unpack_from(message.body)
+    found = attributes(message.body, _ROUTE.size)
+    if table != _MAIN_TABLE or length != 32 or 5 in found:
+        return None
+    return _number(found.get(4)), _inet(found.get(1))
+
+
+def set_alias(index: int, alias: str) -> Request:
+    """A remark on a link."""
+    return Request(f"set alias of {index}", NEWLINK, 0, _link(index=index) + text(20, alias))
 
 
 def parse_neighbour(message: Message) -> FoundNeighbour | None:

@@ -11,6 +11,7 @@ from agent.network.desired import BRIDGE, MESH, Attachment, Endpoint, Interface,
 from agent.network.endpoints import AddressPool, mac_of
 from agent.network.local import LocalNetwork, Pool
 from agent.network.plan import Names, ipv6_of
+from agent.network.tunnel import inner_addresses
 from shoal.model.errors import Conflict, FailedPrecondition, InvalidArgument
 
 
@@ -79,7 +80,7 @@ class HostSubnets:
             )
         self._pools.pop(MESH, None)
         if new is not None:
-            self._pools[MESH] = AddressPool(new)
+            self._pools[MESH] = AddressPool(new, reserved=inner_addresses(new))
         for container, interface in attached:
             self.take(container, interface)
 

@@ -22,6 +22,14 @@ def has_ipv6() -> bool:
     return (_NET / "ipv6").exists()
 
 
+def accept_by_any_way(device: str) -> None:
+    """Take packets on this device whose answers would leave by another one.
+
+    While a key is changed the two directions between hosts may use different devices.
+    """
+    _set(_NET / "ipv4/conf" / device / "rp_filter", "2")
+
+
 def set_sysctls(plan: Plan, links: Collection[str]) -> None:
     """Forwarding, and 127.0.0.1 as a way to published ports (`input` rules guard it)."""
     gateways = [bridge.name for bridge in plan.bridges if bridge.addresses]

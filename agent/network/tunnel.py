@@ -18,9 +18,6 @@ from shoal.model.objects import TunnelKey
 
 SLOTS = 2
 KEEPALIVE_SECONDS = 25
-OVERHEAD = 60
-"""Bytes WireGuard adds to a packet over IPv4, and over IPv6 twenty more."""
-
 ROTATE_SECONDS = 12 * 3600.0
 RETIRE_SECONDS = 600.0
 """How long an old key is kept for peers that have not answered the new one."""
@@ -50,14 +47,19 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         return TunnelKey(slot=self.slot, public_key=self.public_key, port=self.port)
 
 
+def overhead(underlay: str) -> int:
+    """Bytes that WireGuard adds to a packet between hosts that have such addresses."""
+    return 80 if ":" in underlay else 60
+
+
 def inner_address(subnet: str, slot: int) -> str:
     """The address of a host's slot inside the tunnel."""
     return str(IPv4Network(subnet).broadcast_address - 1 - slot)
 
 
-def is_inner(subnet: IPv4Network, address: IPv4Address) -> bool:
-    """Whether an address of a host's subnet is the tunnel's, so that no task may have it."""
-    return int(subnet.broadcast_address) - SLOTS <= int(address) < int(subnet.broadcast_address)
+def inner_addresses(subnet: IPv4Network) -> tuple[IPv4Address, ...]:
+    """The addresses of a host's subnet that are the tunnel's, so that no task may have them."""
+    return tuple(IPv4Address(inner_address(str(subnet), slot)) for slot in range(SLOTS))
 
 
 def configuration(device: Device, peers: Iterable[TunnelPeer]) -> str:

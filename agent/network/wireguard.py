@@ -8,11 +8,14 @@ in the network's thread, so that all of it happens in the host's namespace.
 import base64
 import errno
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import which
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -45,12 +48,28 @@ def _text(key: bytes) -> str:
     return base64.b64encode(key).decode()
 
 
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that is there and answers, as it is.
+
+    Attributes:
+        private_key: empty while it has none.
+        port: that it listens on; 0 while it listens on none.
+        peers: public key -> the addresses that it may send from.
+        handshakes: public key -> when it answered last, in Unix seconds; 0: never.
+    """
+
+    private_key: str
+    port: int
+    peers: Mapping[str, str]
+    handshakes: Mapping[str, float]
+
+
 class WireGuard:
     """Makes and sets devices by name."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        self._programs: dict[str, int] = {}
 
     def create(self, name: str, mtu: int) -> None:
         """Have a device of this name, up or not. One that is there is kept.
@@ -60,22 +79,15 @@ class WireGuard:
         """
         if which("wg") is None:
             raise FailedPrecondition(f"encrypted networks need the program wg: {_MISSING}")
+        if self._answers(name):
+            return
+        self.delete(name)  # whose program is gone, or another's device of that name
         try:
             self._channel.apply([rt.new_device(name, "wireguard", mtu)])
         except OSError as error:
-            if error.errno == errno.EEXIST:
-                self._revive(name)
-                return
             if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV):
                 raise
             self._start_program(name)
-
-    def _revive(self, name: str) -> None:
-        """A device whose program is gone answers nobody: make it anew."""
-        if self._answers(name):
-            return
-        self.delete(name)
-        self._start_program(name)
 
     def _start_program(self, name: str) -> None:
         program = which("wireguard-go")
@@ -85,21 +97,24 @@ class WireGuard:
                 + _MISSING
             )
         # A session of its own: it lives on when the agent ends. `-f`: we are its parent.
-        running = subprocess.Popen(
+        running = os.posix_spawn(
+            program,
             [program, "-f", name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={"PATH": os.environ.get("PATH", ""), "WG_I_PREFER_BUGGY_USERSPACE": "1"},
+            {"PATH": os.environ.get("PATH", ""), "WG_I_PREFER_BUGGY_USERSPACE": "1"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, each, os.devnull, os.O_RDWR, 0) for each in range(3)
+            ],
+            setsid=True,
         )
         self._programs[name] = running
         deadline = time.monotonic() + _COMMAND_SECONDS
         while not self._answers(name):
-            if running.poll() is not None:
+            code = _ended(running)
+            if code is not None:
+                del self._programs[name]
                 raise FailedPrecondition(
-                    f"wireguard-go ended with code {running.returncode} as it should make"
-                    f" {name}: is /dev/net/tun there?"
+                    f"wireguard-go ended with code {code} as it should make {name}:"
+                    " is /dev/net/tun there?"
                 )
             if time.monotonic() > deadline:
                 raise FailedPrecondition(f"wireguard-go did not make {name} in time")
@@ -111,42 +126,64 @@ class WireGuard:
     def configure(self, name: str, text: str) -> None:
         """Make key, port and peers of a device be what the text says; nothing else changes."""
         done = _wg("syncconf", name, "/dev/stdin", stdin=text)
-        if done.returncode != 0:
-            raise Internal(f"wg refused the configuration of {name}: {done.stderr.strip()}")
+        if done.returncode == 0:
+            return
+        said = done.stderr.strip()
+        if "in use" in said:
+            port = text.partition("ListenPort = ")[2].partition("\n")[0]
+            raise FailedPrecondition(
+                f"encrypted networks need UDP port {port}, which another program has on this"
+                " host"
+            )
+        raise Internal(f"wg refused the configuration of {name}: {said}")
 
-    def handshakes(self, name: str) -> dict[str, float]:
-        """Public key of each peer -> when it answered last, in Unix seconds; 0: never."""
-        done = _wg("show", name, "latest-handshakes")
-        if done.returncode != 0:
-            return {}
-        rows = [line.split() for line in done.stdout.splitlines()]
-        return {row[0]: float(row[1]) for row in rows if len(row) == 2}
-
-    def private_key(self, name: str) -> str:
-        """The key of a device that is there and answers; empty without one."""
-        done = _wg("show", name, "private-key")
-        found = done.stdout.strip()
-        return "" if done.returncode != 0 or found == "(none)" else found
+    def find(self, name: str) -> Found | None:
+        """The device as it is; None where it is not there or does not answer."""
+        done = _wg("show", name, "dump")
+        if done.returncode != 0 or not done.stdout:
+            return None
+        first, *rest = [line.split("\t") for line in done.stdout.splitlines()]
+        return Found(
+            private_key="" if first[0] == "(none)" else first[0],
+            port=int(first[2]),
+            peers={row[0]: row[3] for row in rest},
+            handshakes={row[0]: float(row[4]) for row in rest},
+        )
 
     def delete(self, name: str) -> None:
         """Delete the device, whose program then ends. Idempotent."""
         self._channel.apply([rt.delete_link(name)])
         running = self._programs.pop(name, None)
         if running is not None:
-            try:
-                running.wait(_COMMAND_SECONDS)
-            except subprocess.TimeoutExpired:
-                running.kill()
-                running.wait()
+            deadline = time.monotonic() + _COMMAND_SECONDS
+            while _ended(running) is None:
+                if time.monotonic() > deadline:
+                    os.kill(running, signal.SIGKILL)
+                time.sleep(0.005)
         (_SOCKETS / f"{name}.sock").unlink(missing_ok=True)
 
 
+def _ended(pid: int) -> int | None:
+    """With which code a child ended; None while it runs."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0  # somebody else asked first
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
 def _wg(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["wg", *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_SECONDS,
-        check=False,
-    )
+    command = ["wg", *words]
+    try:
+        return subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", "there is no program wg")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", "no answer in time")

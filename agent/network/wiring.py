@@ -5,9 +5,10 @@ gone and our descriptor closed, the kernel removes namespace and links by itself
 pair by hand costs 19 ms). Used by `instance`.
 """
 
+import contextlib
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from agent.network import rtnetlink as rt
@@ -123,3 +124,16 @@ def _enable_ipv6(netns: int, interfaces: Sequence[str]) -> None:
             for switch, value in (("addr_gen_mode", "1"), ("accept_ra", "0")):
                 (_IPV6 / name / switch).write_text(value)
             (_IPV6 / name / "disable_ipv6").write_text("0")
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[tuple[Channel, int]]:
+    """A channel into a namespace, and the namespace."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with visiting(descriptor):
+            inner = Channel()
+        with contextlib.closing(inner):
+            yield inner, descriptor
+    finally:
+        os.close(descriptor)

@@ -140,6 +140,11 @@ class Server:
         self._name = name
         self._open: list[asyncio.StreamWriter] = []
 
+    def abort(self) -> None:
+        """End what clients left open that could not say so any more."""
+        for each in self._open:
+            each.transport.abort()
+
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.append(writer)
         client = writer.get_extra_info("peername")[0].removeprefix("::ffff:")
@@ -153,11 +158,13 @@ class Server:
 @contextlib.asynccontextmanager
 async def serving(path: Path | str, name: str, port: int = 80) -> AsyncIterator[None]:
     listener = inside(path, lambda: _listener(port))
-    server = await asyncio.start_server(Server(name).handle, sock=listener)
+    made = Server(name)
+    server = await asyncio.start_server(made.handle, sock=listener)
     try:
         yield
     finally:
         server.close()
+        made.abort()
 
 
 def _listener(port: int) -> socket.socket:

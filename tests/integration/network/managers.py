@@ -10,12 +10,12 @@ from tests.integration.network.lab import ADDRESSES
 
 
 class Managers:
-    """Networks `red`, `blue` (the same subnet as red, other VNI) and `inner` (internal)."""
+    """Networks of one subnet: `red`, `blue`, `inner` (internal), `secret` (encrypted)."""
 
     def __init__(self, hosts: dict[str, HostNetwork]) -> None:
         self._hosts = hosts
         self.networks: dict[NetworkID, AssignedNetwork] = {}
-        for vni, name in enumerate(("red", "blue", "inner"), 4097):
+        for vni, name in enumerate(("red", "blue", "inner", "secret"), 4097):
             subnets = (Subnet(subnet="10.50.0.0/16"), Subnet(subnet="fd50::/64"))
             network = AssignedNetwork(
                 id=NetworkID(name),
@@ -23,6 +23,7 @@ class Managers:
                 vni=vni,
                 subnets=subnets,
                 internal=name == "inner",
+                encrypted=name == "secret",
             )
             self.networks[network.id] = network
         self.endpoints: dict[str, NetworkEndpoint] = {}

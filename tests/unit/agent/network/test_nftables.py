@@ -121,3 +121,14 @@ def test_ipv6_leaves_with_the_hosts_address_where_there_is_a_prefix() -> None:
         rule.startswith("ip6 saddr fd00:5::a00:100/120 oifname !=")
         for rule in made.base["postrouting"]
     )
+
+
+def test_encrypted_networks_are_the_tunnels_business() -> None:
+    """They come from inner addresses: a rule for peers' own addresses would drop them."""
+    made = make_ruleset(NAMES, LOCAL, MESH, (4097, 4100), (), sealed={4100})
+    (peers,) = (each for each in made.base["input"] if "@peers" in each)
+    assert "{ 4095, 4097 }" in peers
+    assert any("{ 4100 } drop" in each for each in made.base["sealed_input"])
+    plain = make_ruleset(NAMES, LOCAL, MESH, (4097,), ())
+    assert plain.base.keys() == made.base.keys()
+    assert "delete" not in difference(made, plain).replace("delete element", "")

@@ -118,8 +118,27 @@ def test_the_gateway_network_is_left_out_of_internal_networks_without_a_port() -
     assert overlays.needs_gateway(["unknown"], ServiceID("other"))
 
 
-def test_an_encrypted_network_is_not_carried_in_clear() -> None:
-    overlays = Overlays()
-    overlays.tell(word(networks=(replace(RED, encrypted=True),)))
-    with pytest.raises(Unavailable, match="network red is encrypted"):
-        overlays.arrive(RED.id)
+def test_an_encrypted_network_leads_to_hosts_that_answered_only() -> None:
+    secret = replace(RED, encrypted=True)
+    told = word(endpoint(1, "b"), endpoint(2, "c"), networks=(secret,))
+    overlays = here(told)
+    planned = overlays.planned()[RED.id]
+    assert planned.encrypted
+    assert planned.entries.forwarding == {}
+    assert overlays.sealed() == {RED.id: "red"}
+    assert overlays.reach({NodeID("b"): "10.0.2.254"})
+    assert not overlays.reach({NodeID("b"): "10.0.2.254"})
+    planned = overlays.planned()[RED.id]
+    assert planned.entries.forwarding == {"02:00:00:00:00:01": "10.0.2.254"}
+    assert len(planned.entries.neighbours) == 4
+    # what comes and goes is known by the same way
+    _, (change,) = overlays.tell(word(endpoint(2, "c"), endpoint(3, "b"), networks=(secret,)))
+    assert change.gone.forwarding == {"02:00:00:00:00:01": "10.0.2.254"}
+    assert change.come.forwarding == {"02:00:00:00:00:03": "10.0.2.254"}
+
+
+def test_other_networks_do_not_care_about_the_tunnel() -> None:
+    overlays = here(word(endpoint(1)))
+    assert overlays.sealed() == {}
+    assert not overlays.reach({NodeID("b"): "10.0.2.254"})
+    assert overlays.planned()[RED.id].entries == entries(endpoint(1))

@@ -107,6 +107,18 @@ def test_a_cluster_network_is_a_bridge_without_address_and_a_device_that_answers
     assert (wished.bridges[-1].mtu, wished.vxlans[-1].mtu) == (1280, 1280)
 
 
+def test_an_encrypted_network_is_sent_from_inside_the_tunnel() -> None:
+    sealed = {NetworkID("red"): replace(RED, encrypted=True)}
+    plan = make_plan(NAMES, LOCAL, MESH, (), sealed)
+    assert (plan.vxlans[-1].local, plan.vxlans[-1].mtu, plan.bridges[-1].mtu) == (
+        "",
+        1390,
+        1390,
+    )
+    over6 = {NetworkID("red"): replace(RED, encrypted=True, underlay="2001:db8::1")}
+    assert make_plan(NAMES, LOCAL, MESH, (), over6).vxlans[-1].mtu == 1370
+
+
 def test_interfaces_are_ports_of_their_bridge() -> None:
     endpoints = [
         place("mesh", "sh00a000102"),
@@ -129,7 +141,15 @@ def test_interfaces_are_ports_of_their_bridge() -> None:
 
 
 def test_an_instance_owns_its_own_names_only() -> None:
-    for own in ("sh0-l", "sh0-c", "sh0-x", "sh0ac1d0002", "sh0-00000001", "sh0-b001001"):
+    for own in (
+        "sh0-l",
+        "sh0-c",
+        "sh0-x",
+        "sh0ac1d0002",
+        "sh0-00000001",
+        "sh0-b001001",
+        "sh0-w1",
+    ):
         assert NAMES.owns(own)
     for foreign in (
         "eth0",
