@@ -228,7 +228,10 @@ class Lifecycle:
         processes.wait_gone(left, 10)
 
     def _cut_power(self, plan: SandboxPlan, host: HostPlan) -> None:
+        tunnels = network.tunnel_sockets(host)
         processes.kill_until_none(lambda: processes.everything_of(host), host.name)
+        for socket in tunnels:  # of a directory that a reboot would empty
+            socket.unlink(missing_ok=True)
         for path in processes.container_namespaces(host):
             network.remove_netns(path.name)
         mounts.detach_below(host.directory)

@@ -13,6 +13,7 @@ from shoal.cli.sandbox.plan import HostPlan, SandboxPlan
 from shoal.model.errors import Internal
 
 NETNS_DIRECTORY = Path("/run/netns")
+_TUNNELS = Path("/run/wireguard")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -31,6 +32,16 @@ def _batch(lines: list[str], *, netns: str | None = None) -> None:
 
 def netns_exists(name: str) -> bool:
     return (NETNS_DIRECTORY / name).exists()
+
+
+def tunnel_sockets(host: HostPlan) -> list[Path]:
+    """Sockets of the host's userspace WireGuard; the directory is the whole machine's."""
+    found = list(_TUNNELS.glob("*.sock"))
+    if not found or not netns_exists(host.netns):
+        return []
+    shown = json.loads(_call("ip", "-n", host.netns, "-j", "link"))
+    links = {link["ifname"] for link in shown}
+    return [each for each in found if each.stem in links]
 
 
 def make_link(plan: SandboxPlan) -> None:
