@@ -137,7 +137,8 @@ def _waiting(status: TaskStatus, outcome: Outcome, now: datetime) -> TaskStatus:
     message = f"will be tried again: {outcome.error}"
     if status.message == message or is_terminal(status.state):
         return status  # the same trouble again is no news
-    return replace(status, timestamp=now, message=message)
+    # the error too: that is what `docker service ps` shows
+    return replace(status, timestamp=now, message=message, err=outcome.error)
 
 
 def _facts(status: TaskStatus, seen: ContainerState) -> TaskStatus:

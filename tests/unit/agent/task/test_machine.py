@@ -110,6 +110,7 @@ def test_what_may_succeed_later_says_why_it_waits_once() -> None:
     first = settle(status(S.PREPARING), Step.PREPARE, outcome, at(5))
     assert first.state is S.PREPARING
     assert first.message == "will be tried again: registry is away"
+    assert first.err == "registry is away"
     assert settle(first, Step.PREPARE, outcome, at(9)) == first
     stop = settle(status(S.RUNNING), Step.STOP, Outcome(error="stuck"), at(5))
     assert (stop.state, stop.message) == (S.RUNNING, "will be tried again: stuck")
