@@ -90,6 +90,13 @@ def measure(pid: int, target: str, seconds: float) -> Sample:
     return Sample(told["end"]["sum_received"]["bits_per_second"] / 1e9, p50, p99)
 
 
+def answers(pid: int, target: str) -> bool:
+    """Whether an address can be pinged from a process's namespace."""
+    words = inside(pid, "busybox", "ping", "-c", "1", "-W", "1", target)
+    done = subprocess.run(words, check=False, stdout=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
 class Bare:
     """Links between two namespaces with nothing of ours in between, on addresses of their own.
 
