@@ -27,6 +27,7 @@ from agent.network.desired import (
     Mesh,
     PortBinding,
 )
+from agent.network.firewalls import Firewalls
 from agent.network.local import LocalNetwork
 from agent.network.netlink import Channel
 from agent.network.overlays import Change, Overlays, member
@@ -65,6 +66,7 @@ class Instance:
         self._applier = Applier(names, self._channel)
         self._watch = Watch(names)
         self._publishing = Publishing(names, local_subnet, self._watch)
+        self._firewalls = Firewalls(names)
         self._namespaces = Namespaces()
         self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())
         self._overlays = Overlays()
@@ -98,6 +100,7 @@ class Instance:
                 self._adopt_one(replace(each, netns_path=""))
         self._settled = True
         self._apply()
+        self._pass_firewalls()
 
     def _adopt_one(self, endpoint: Endpoint) -> None:
         interfaces = tuple(
@@ -270,12 +273,19 @@ class Instance:
                 answered = self._seal()
             if answered:
                 self._apply()
+        elif self._settled and self._watch.firewalls_changed():
+            self._firewalls.apply(self._applier.links(), changed=True)
 
     def repair(self) -> None:
         """Compare everything and put right what differs."""
         if self._settled:
             self._publishing.try_again()
             self._apply()
+            self._pass_firewalls()
+
+    def _pass_firewalls(self) -> None:
+        links = self._applier.links()
+        self._firewalls.apply(links, changed=self._watch.firewalls_changed())
 
     def listing(self) -> str:
         """Our table as nftables shows it."""
@@ -286,6 +296,7 @@ class Instance:
         self._namespaces.close()
         self._publishing.destroy()
         self.sealing.destroy()
+        self._firewalls.remove()
         self._applier.remove()
         self._endpoints.clear()
         self._overlays.keep(())

@@ -22,6 +22,8 @@ from agent.network.plan import Names
 _NFTABLES_GROUP = 7
 _NFTABLES = 10 << 8
 _NEW_GENERATION, _GET_GENERATION = _NFTABLES | 15, _NFTABLES | 16
+_FIREWALLS = ("filter", "firewalld")
+"""The tables of iptables, which Docker uses, and of firewalld."""
 _NFGENMSG = struct.pack("=BBH", 0, 0, 0)
 
 
@@ -43,6 +45,7 @@ class Watch:
         )
         self._rules = Events(NETLINK_NETFILTER, (_NFTABLES_GROUP,))
         self._generation = Channel(NETLINK_NETFILTER)
+        self._firewalls_changed = True
 
     def filenos(self) -> tuple[int, int]:
         """Descriptors that become readable when something happens."""
@@ -97,7 +100,17 @@ class Watch:
     def rules_changed(self) -> bool:
         """Whether our table changed since last asked."""
         messages = self._rules.drain()
-        return messages is None or any(self._is_ours(each) for each in messages)
+        if messages is None:
+            self._firewalls_changed = True
+            return True
+        tables = {_table(each) for each in messages}
+        self._firewalls_changed |= not tables.isdisjoint(_FIREWALLS)
+        return self._names.table in tables
+
+    def firewalls_changed(self) -> bool:
+        """Whether a table of another firewall did; asks no more than `rules_changed` did."""
+        changed, self._firewalls_changed = self._firewalls_changed, False
+        return changed
 
     def generation(self) -> int:
         """The rules' generation number: one more after each transaction of anyone."""
@@ -111,9 +124,10 @@ class Watch:
         self._rules.close()
         self._generation.close()
 
-    def _is_ours(self, message: Message) -> bool:
-        if message.kind == _NEW_GENERATION:
-            return False
-        # attribute 1 of every message about tables, chains, rules, sets is the table's name
-        name = attributes(message.body, len(_NFGENMSG)).get(1, b"")
-        return name.rstrip(b"\0") == self._names.table.encode()
+
+def _table(message: Message) -> str:
+    if message.kind == _NEW_GENERATION:
+        return ""
+    # attribute 1 of every message about tables, chains, rules, sets is the table's name
+    name = attributes(message.body, len(_NFGENMSG)).get(1, b"")
+    return name.rstrip(b"\0").decode(errors="replace")
