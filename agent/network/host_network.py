@@ -32,6 +32,7 @@ from agent.network.instance import Instance
 from agent.network.local import LocalNetwork
 from agent.network.naming import Naming
 from agent.network.plan import names_for
+from agent.network.relay import Relay
 from shoal.common.clock import Clock, SystemClock
 from shoal.model.errors import ClusterError, FailedPrecondition, Internal
 from shoal.model.objects import TunnelKey
@@ -237,10 +238,15 @@ class HostNetwork:
         return await self._call(self._running().listing)
 
     async def run(self) -> None:
-        """Repair after others' changes and every 10 s; runs in the owner's TaskGroup.
+        """Repair after others' changes and every 10 s, serve `[::1]`; in a TaskGroup."""
+        publishing = self._running().publishing
+        relay = Relay(publishing.listeners, lambda port: self._call(publishing.dial, port))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(relay.run(), name="relay")
+            group.create_task(self._watch(), name="watch")
 
-        While other hosts of encrypted networks are to answer, it looks all the time.
-        """
+    async def _watch(self) -> None:
+        """While other hosts of encrypted networks are to answer, it looks all the time."""
         loop = asyncio.get_running_loop()
         changed = self._changed
         filenos = self._running().filenos()

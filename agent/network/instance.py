@@ -65,7 +65,7 @@ class Instance:
         self._channel = Channel()
         self._applier = Applier(names, self._channel)
         self._watch = Watch(names)
-        self._publishing = Publishing(names, local_subnet, self._watch)
+        self.publishing = self._publishing = Publishing(names, local_subnet, self._watch)
         self._firewalls = Firewalls(names)
         self._namespaces = Namespaces()
         self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())

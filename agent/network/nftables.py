@@ -47,7 +47,7 @@ _SETS = {
     "peers": "set peers { type ipv4_addr; }",
     "bridged": "set bridged { type ifname . ifname; }",
 }
-_REFUSED = f"fib daddr type local {_PORT} @refused goto refuse"
+_REFUSED = f"fib daddr type local ct state != established {_PORT} @refused goto refuse"
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):

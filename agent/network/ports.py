@@ -1,9 +1,10 @@
 """Published ports held by bound sockets, so that nobody else on the host can take them.
 
-A rule that rewrites destinations would silently take another process's traffic; a socket that
-is bound, and never listens, makes the kernel refuse either side. Sockets live in the namespace
-of the calling thread. SO_REUSEADDR stays off: with it, a server that also sets it could share
-the port. Used by `instance`, from its thread.
+A rule that rewrites destinations would silently take another process's traffic. A TCP socket
+listens: then the kernel refuses either side, also with SO_REUSEADDR, which lets us take a port
+that another has just left; `relay` serves what reaches it. A UDP socket is bound without
+SO_REUSEADDR and nobody reads it. Sockets live in the namespace of the calling thread. Used by
+`publishing`, from its thread.
 """
 
 import errno
@@ -13,16 +14,21 @@ from collections.abc import Iterator
 import msgspec
 
 from agent.network.desired import ANY_ADDRESS, ANY_ADDRESS6, PortBinding
+from agent.network.relay import Listeners
+from shoal.common.ports import holder_of
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 
 _FIRST_RANDOM, _LAST_RANDOM = 32768, 60999
+_STREAM, _SCTP = socket.SOCK_STREAM, socket.IPPROTO_SCTP
+_BACKLOG = 128
 _Key = tuple[str, str, int]
 
 
 class HeldPorts:
     """The ports this instance has published."""
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
         self._held: dict[_Key, _Bound] = {}
 
     def hold(self, binding: PortBinding) -> PortBinding:
@@ -37,11 +43,13 @@ class HeldPorts:
             opened = None if self._is_held(taken) else _bind(taken)
             if opened is not None:
                 self._held[_key(taken)] = opened
+                for each in opened.listening:
+                    self._listeners.add(each)
                 return taken
         if binding.host_port:
             raise FailedPrecondition(
                 f"Bind for {binding.host_ip}:{binding.host_port} failed: "
-                "port is already allocated"
+                f"port is already allocated{self._by_whom(binding)}"
             )
         raise FailedPrecondition(
             f"no free {binding.protocol} port from {_FIRST_RANDOM} to {_LAST_RANDOM} "
@@ -52,13 +60,24 @@ class HeldPorts:
         """Let go of a port; one that is not held is no error."""
         held = self._held.pop(_key(binding), None)
         if held is not None:
-            held.close()
+            self._close(held)
 
     def close(self) -> None:
         """Let go of all."""
         for held in self._held.values():
-            held.close()
+            self._close(held)
         self._held.clear()
+
+    def _close(self, held: "_Bound") -> None:
+        for each in held.listening:
+            self._listeners.discard(each)
+        held.close()
+
+    def _by_whom(self, binding: PortBinding) -> str:
+        kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}.get(binding.protocol)
+        if self._is_held(binding) or kind is None:
+            return ""
+        return f", by {holder_of(binding.host_port, kind)}"
 
     def _is_held(self, binding: PortBinding) -> bool:
         protocol, _, port = _key(binding)
@@ -72,6 +91,11 @@ class _Bound(msgspec.Struct, frozen=True):
     """A successful bind; without sockets where the kernel has none of that protocol."""
 
     sockets: tuple[socket.socket, ...]
+
+    @property
+    def listening(self) -> tuple[socket.socket, ...]:
+        """The TCP ones."""
+        return tuple(s for s in self.sockets if s.proto != _SCTP and s.type == _STREAM)
 
     def close(self) -> None:
         for each in self.sockets:
@@ -115,6 +139,8 @@ def _bind(binding: PortBinding) -> _Bound | None:
         address = any_of if binding.host_ip == ANY_ADDRESS else binding.host_ip
         try:
             made.bind((address, binding.host_port))
+            if binding.protocol == "tcp" and binding.host_port:
+                made.listen(_BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL and address == ANY_ADDRESS6:
                 opened.pop().close()  # IPv6 is switched off
@@ -139,6 +165,7 @@ def _socket(protocol: str, family: int) -> socket.socket:
             opened = socket.socket(domain, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
         case _:
             opened = socket.socket(domain, socket.SOCK_STREAM)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == 6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return opened

@@ -5,6 +5,7 @@ the ruleset that it applied last and trusts it as long as nobody else changed ou
 by `instance`, from its thread.
 """
 
+import socket
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 
@@ -28,6 +29,7 @@ from agent.network.pick_chains import pick_chains
 from agent.network.plan import Names
 from agent.network.ports import HeldPorts
 from agent.network.published import Mesher, Port, container_ports
+from agent.network.relay import Listeners
 from agent.network.watching import Watch
 from shoal.model.errors import ClusterError, InvalidArgument
 
@@ -44,7 +46,8 @@ class Publishing:
         self._watch = watch
         self._nft = Nft()
         self._netfilter = Channel(NETLINK_NETFILTER)
-        self._held = HeldPorts()
+        self.listeners = Listeners()
+        self._held = HeldPorts(self.listeners)
         self._ingress: dict[_Ingress, IngressPort] = {}
         self._unheld: dict[PortBinding, str] = {}
         self._ruleset: Ruleset | None = None
@@ -185,6 +188,20 @@ class Publishing:
                     targets[port.number] |= port.udp_targets
             forget_stale(self._netfilter, targets)
 
+    def dial(self, port: int) -> tuple[socket.socket, tuple[str, int]] | None:
+        """For a connection that came to a listener; None where the port leads nowhere."""
+        ports = self._ruleset.ports if self._ruleset is not None else {}
+        target = ("127.0.0.1", port)
+        own = ports.get(f"::1 . tcp . {port}")
+        if own is not None:
+            found = [value.split(" . ") for _, _, value in own.elements]
+            if not found:
+                return None
+            target = (found[0][0], int(found[0][1]))
+        made = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+        made.setblocking(False)
+        return made, target
+
     def listing(self) -> str:
         """Our table as nftables shows it."""
         return self._nft.listing(self._names.table)
@@ -199,6 +216,7 @@ class Publishing:
     def close(self) -> None:
         """Close all descriptors; the kernel's state stays."""
         self._held.close()
+        self.listeners.close()
         self._netfilter.close()
         self._nft.close()
 

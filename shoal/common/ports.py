@@ -89,7 +89,7 @@ def holder_of(port: int, kind: int = socket.SOCK_STREAM) -> Holder:
     inodes = {
         fields[9]
         for table in _TABLES[kind]
-        for fields in _rows(Path("/proc/net") / table)
+        for fields in _rows(Path("/proc/thread-self/net") / table)
         if int(fields[1].rpartition(":")[2], 16) == port
         and (kind == socket.SOCK_DGRAM or fields[3] == _LISTEN)
     }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from shoal.cli.doctor import clock, groups, kernel, limits, ports, programs, storage
+from shoal.cli.doctor import clock, groups, kernel, limits, network, ports, programs, storage
 from shoal.cli.doctor.finding import Finding, Ground
 
 
@@ -23,6 +23,10 @@ CHECKS = (
     Check("programs", programs.programs),
     Check("etcd", programs.etcd),
     Check("ports", ports.ports),
+    Check("firewalls", network.firewalls),
+    Check("network", network.forwarding),
+    Check("network", network.underlay),
+    Check("network", network.encryption),
     Check("state", storage.ownership),
     Check("disk", storage.space),
     Check("disk", storage.sync),

@@ -7,6 +7,7 @@ import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -17,6 +18,7 @@ from agent.network.host_network import HostNetwork
 from tests.integration.network.lab import (
     ADDRESSES,
     ADDRESSES6,
+    ON_BRIDGE,
     ON_MESH,
     OUTSIDE,
     SUBNETS,
@@ -143,6 +145,73 @@ async def test_datagrams_go_to_the_new_backend_at_once(
             await networks["c"].set_ingress([entry])
             for _ in range(3):
                 assert await _told(client) == name  # from the same port: one flow
+
+
+async def test_the_hosts_own_loopback_of_both_families(networks: Networks) -> None:
+    one = await networks["a"].attach(
+        "one",
+        ON_MESH,
+        [PortBinding(container_port=80, host_port=9090, host_ip="::1")],
+    )
+    old = await networks["a"].attach(
+        "old", ON_BRIDGE, [PortBinding(container_port=80, host_port=7070)]
+    )
+    await publish(networks, ingress(8080, one))
+    async with (
+        serving(one.netns_path, "one"),
+        serving(old.netns_path, "old"),
+        running(networks["a"]),
+        running(networks["b"]),
+    ):
+        for host in ("a", "b"):
+            for loopback in ("127.0.0.1", "::1"):
+                assert (await ask(namespace(host), loopback, 8080))[0] == "one"
+        assert (await ask(namespace("a"), "::1", 9090))[0] == "one"
+        # an IPv4 container is reached by IPv6 too
+        for address in ("::1", ADDRESSES6["a"]):
+            assert (await ask(namespace("a"), address, 7070))[0] == "old"
+        assert (await ask(namespace(OUTSIDE), ADDRESSES6["a"], 7070))[0] == "old"
+        for host, address in ((OUTSIDE, ADDRESSES6["a"]), ("a", "127.0.0.1")):
+            with pytest.raises(ConnectionRefusedError):
+                await ask(namespace(host), address, 9090)
+        kept = await connect(namespace("a"), "::1", 8080)
+        await networks["a"].set_ingress([ingress(8080)])
+        assert await kept.echo()
+        await kept.close()
+        with pytest.raises(ConnectionRefusedError):
+            await ask(namespace("a"), "::1", 8080)
+        await networks["a"].set_ingress([])
+        with pytest.raises(ConnectionRefusedError):
+            await ask(namespace("a"), "::1", 8080)
+
+
+async def test_a_taken_port_is_said_by_name_and_taken_when_it_is_free(
+    networks: Networks,
+) -> None:
+    one = await networks["b"].attach("one", ON_MESH)
+    async with serving(one.netns_path, "one"):
+        async with serving(namespace("a"), "foreign", 8080):
+            (sentence,) = await networks["a"].set_ingress([ingress(8080, one)])
+            assert sentence.endswith(f"port is already allocated, by {own_name()}")
+            for address in (ADDRESSES["a"], ADDRESSES6["a"]):
+                assert (await ask(namespace(OUTSIDE), address, 8080))[0] == "foreign"
+        await networks["a"].repair()
+        for address in (ADDRESSES["a"], ADDRESSES6["a"]):
+            assert (await ask(namespace(OUTSIDE), address, 8080))[0] == "one"
+
+
+def own_name() -> str:
+    return f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
+
+
+@contextlib.asynccontextmanager
+async def running(net: HostNetwork) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(net.run())
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 @contextlib.contextmanager
