@@ -52,10 +52,7 @@ _PASSES = 3
 
 
 class Instance:
-    """The kernel objects of one instance and what they should be.
-
-    `clock` gives Unix seconds.
-    """
+    """The kernel objects of one instance as they should be; `clock` gives Unix seconds."""
 
     def __init__(
         self, names: Names, local_subnet: IPv4Network, clock: Callable[[], float]
@@ -65,7 +62,7 @@ class Instance:
         self._channel = Channel()
         self._applier = Applier(names, self._channel)
         self._watch = Watch(names)
-        self.publishing = self._publishing = Publishing(names, local_subnet, self._watch)
+        self.publishing = Publishing(names, local_subnet, self._watch)
         self._firewalls = Firewalls(names)
         self._namespaces = Namespaces()
         self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())
@@ -88,7 +85,7 @@ class Instance:
             self.repair()
             return
         left = any(self._names.owns(name) for name in self._applier.links())
-        if not left and not self._publishing.exists():
+        if not left and not self.publishing.exists():
             self.adopt(())
 
     # -- containers ---------------------------------------------------------------------------
@@ -116,7 +113,7 @@ class Instance:
                 self._overlays.arrive(NetworkID(each.network))
         self._endpoints[endpoint.container] = endpoint
         for binding in endpoint.ports:
-            self._publishing.hold_or_remember(binding)
+            self.publishing.hold_or_remember(binding)
 
     def endpoint(self, container: str) -> Endpoint:
         """How a container is attached.
@@ -145,8 +142,7 @@ class Instance:
         )
         try:
             fresh = [self._place(container, each) for each in self._needed(attachments)]
-            endpoint = self._endpoints[container]
-            endpoint = self._published(endpoint, ports)
+            endpoint = self._published(self._endpoints[container], ports)
             if any(fresh):
                 self._apply()
             elif ports:
@@ -203,7 +199,7 @@ class Instance:
         elif endpoint.ports:
             self._apply_rules()
         for binding in endpoint.ports:
-            self._publishing.release(binding)
+            self.publishing.release(binding)
         for each in endpoint.interfaces:
             self._subnets.free(each)
 
@@ -256,17 +252,17 @@ class Instance:
 
     def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
         """Replace the whole set; returns a sentence for each port that could not be taken."""
-        gone = self._publishing.set_ingress(entries)
+        gone = self.publishing.set_ingress(entries)
         if self._settled:
             self._apply_rules()
-        return self._publishing.released_ingress(gone)
+        return self.publishing.released_ingress(gone)
 
     # -- the kernel ---------------------------------------------------------------------------
 
     def noticed(self) -> None:
         """Something happened: repair, if it was others' doing and concerns us."""
         links = self._watch.links_changed(self._links)
-        if self._publishing.others_changed_rules() or links or self._unsure:
+        if self.publishing.others_changed_rules() or links or self._unsure:
             self.repair()
         elif self.sealing.hurried:
             with self._our_doing():
@@ -279,7 +275,7 @@ class Instance:
     def repair(self) -> None:
         """Compare everything and put right what differs."""
         if self._settled:
-            self._publishing.try_again()
+            self.publishing.try_again()
             self._apply()
             self._pass_firewalls()
 
@@ -289,12 +285,12 @@ class Instance:
 
     def listing(self) -> str:
         """Our table as nftables shows it."""
-        return self._publishing.listing()
+        return self.publishing.listing()
 
     def destroy(self) -> None:
         """Remove every kernel object of this instance."""
         self._namespaces.close()
-        self._publishing.destroy()
+        self.publishing.destroy()
         self.sealing.destroy()
         self._firewalls.remove()
         self._applier.remove()
@@ -305,7 +301,7 @@ class Instance:
     def close(self) -> None:
         """Close all descriptors; the kernel's state stays."""
         self._namespaces.close()
-        self._publishing.close()
+        self.publishing.close()
         self._watch.close()
         self._channel.close()
 
@@ -350,7 +346,7 @@ class Instance:
     def _apply_rules(self) -> None:
         left = self._links if self._has_unknown_networks() else {}
         vnis, sealed = vnis_here(self._names, self._overlays, left)
-        self._publishing.apply(
+        self.publishing.apply(
             self._mesh, sorted(vnis), sealed, self._endpoints.values(), self._subnets.local
         )
 
@@ -405,7 +401,7 @@ class Instance:
                 " of its networks does it"
             )
         for binding in ports:
-            held = self._publishing.hold(binding)
+            held = self.publishing.hold(binding)
             endpoint = replace(endpoint, ports=(*endpoint.ports, held))
             self._endpoints[endpoint.container] = endpoint
         return endpoint

@@ -18,7 +18,7 @@ def listed(rules: str) -> list[Mapping[str, Any]]:
         pytest.skip("needs root")
     done = subprocess.run(
         ["unshare", "--net", "sh", "-ec", "nft -f - && nft -j list ruleset"],
-        input=rules,
+        input=rules.replace("}", "}\n"),
         capture_output=True,
         text=True,
         check=True,
