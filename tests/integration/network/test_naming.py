@@ -77,7 +77,7 @@ async def test_a_container_is_told_of_whenever_its_networks_change(
     await network.disconnect("one", one.netns_path, "red")
     await network.reopen("one", one.netns_path)
     await network.detach("one")
-    known = ("changed", "red", "blue", "inner")
+    known = ("changed", "red", "blue", "inner", "secret")
     assert naming.said == [
         known,
         ("opened", "one", "mesh"),
