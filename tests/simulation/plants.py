@@ -119,7 +119,7 @@ def _start(
     held = [
         task
         for task in view.tasks_of_service(ServiceID(key))
-        if task.desired_state is TaskState.READY and may(task)
+        if task.desired_state is TaskState.READY and not task.ended and may(task)
     ]
     eager = tuple(
         Group((Update(msgspec.structs.replace(task, desired_state=TaskState.RUNNING)),))

@@ -15,7 +15,7 @@ SOON = 20
     [
         ("update", plants.update_all_at_once, "down for an update that allows"),
         ("schedule", plants.schedule_on_taken_ports, "have port"),
-        ("start", plants.start_without_delay, "was followed too soon"),
+        ("start", plants.start_without_delay, "before its delay"),
         ("start", plants.start_beside, "was started on"),
         ("reaper", plants.reap_what_lives, "was deleted while"),
         ("replicated", plants.one_too_many, "slots for"),

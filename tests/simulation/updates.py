@@ -63,8 +63,10 @@ class Readiness:
                     before.desired_state is TaskState.READY < after.desired_state
                     and after.wanted
                 ):
-                    self._released(before, after)
+                    self._released(after)
             elif isinstance(after, Task):
+                if after.desired_state is not TaskState.READY:
+                    self._released(after)
                 self._made(after, revision)
 
     # -- stops
@@ -169,11 +171,11 @@ class Readiness:
 
     # -- starts
 
-    def _released(self, before: Task, after: Task) -> None:
-        """A held task may start: not before its delay is over."""
-        due = before.start_after
+    def _released(self, task: Task) -> None:
+        """A task may start: not before its delay is over."""
+        due = task.start_after
         if due is not None and self._instant() < due - timedelta(seconds=SLACK):
-            self._truth.object_to(f"{self._truth.name(after)} was let start before its delay")
+            self._truth.object_to(f"{self._truth.name(task)} was let start before its delay")
 
     def _made(self, task: Task, revision: Revision) -> None:
         service = self._truth.view.service(task.service_id)
