@@ -145,6 +145,7 @@ def _base(
             "iifname . oifname @bridged accept",
             f"iifname {overlay} drop",
             f"oifname {overlay} drop",
+            *_no_impostor(mesh, ours),
             *_internal(names, user),
             "ct state established,related accept",
             "ct status dnat accept",
@@ -168,6 +169,13 @@ def _peers_only(mesh: Mesh | None, overlays: Sequence[int]) -> tuple[str, ...]:
         return ()
     vnis = ", ".join(map(str, (mesh.vni, *overlays)))
     return (f"udp dport {mesh.udp_port} @th,96,24 {{ {vnis} }} ip saddr != @peers drop",)
+
+
+def _no_impostor(mesh: Mesh | None, ours: str) -> tuple[str, ...]:
+    """What a container sends is masqueraded: to a peer's VXLAN it would come from this host."""
+    if mesh is None:
+        return ()
+    return (f"iifname {ours} udp dport {mesh.udp_port} ip daddr @peers drop",)
 
 
 def _source_rewriting(bridge: str, ours: str, subnet: IPv4Network) -> tuple[str, ...]:

@@ -337,23 +337,33 @@ async def test_a_forged_packet_of_a_stranger_is_dropped(
     networks: Networks, managers: Managers
 ) -> None:
     one = await managers.run("one", "a", 10, "red")
-    listener = inside(one.netns_path, _udp)
-    with listener:
-        listener.setblocking(False)
-        frame = _frame("02:42:0a:32:00:0a", "10.50.0.99", "10.50.0.10")
-        header = b"\x08\0\0\0" + (4097).to_bytes(3, "big") + b"\0"
-        loop = asyncio.get_running_loop()
-        for host, arrives in ((OUTSIDE, False), ("b", True)):
-            with inside(
-                namespace(host), lambda: socket.socket(type=socket.SOCK_DGRAM)
-            ) as sender:
-                sender.sendto(header + frame, (ADDRESSES["a"], 4789))
-            try:
-                async with asyncio.timeout(0.5):
-                    got = await loop.sock_recv(listener, 100)
-            except TimeoutError:
-                got = b""
-            assert (got == b"forged") is arrives, host
+    with inside(one.netns_path, _udp) as listener:
+        assert not await _arrives(listener, str(namespace(OUTSIDE)))
+        assert await _arrives(listener, str(namespace("b")))
+
+
+async def test_a_container_cannot_speak_as_its_host_to_another(
+    networks: Networks, managers: Managers
+) -> None:
+    """Masqueraded on its way out, what it sends would come from a peer."""
+    one = await managers.run("one", "a", 10, "red")
+    two = await managers.run("two", "b", 11, "blue")
+    with inside(one.netns_path, _udp) as listener:
+        assert not await _arrives(listener, two.netns_path)
+
+
+async def _arrives(listener: socket.socket, sender: str) -> bool:
+    """Whether a datagram for a task on `a` does that is sent to the host from a namespace."""
+    frame = _frame("02:42:0a:32:00:0a", "10.50.0.99", "10.50.0.10")
+    header = b"\x08\0\0\0" + (4097).to_bytes(3, "big") + b"\0"
+    listener.setblocking(False)
+    with inside(sender, lambda: socket.socket(type=socket.SOCK_DGRAM)) as sending:
+        sending.sendto(header + frame, (ADDRESSES["a"], 4789))
+    try:
+        async with asyncio.timeout(0.5):
+            return await asyncio.get_running_loop().sock_recv(listener, 100) == b"forged"
+    except TimeoutError:
+        return False
 
 
 def _udp() -> socket.socket:
