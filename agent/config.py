@@ -4,7 +4,6 @@ One place, so that several agents on a machine never meet: each name of a kernel
 from the instance.
 """
 
-import hashlib
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import msgspec
 from shoal.common.config import HostConfig
 
 LOCAL_SUBNET = "172.29.0.0/16"
-_PREFIX = 6
 
 
 class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +64,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def link_prefix(self) -> str:
-        name = self.host.instance
-        if len(name) <= _PREFIX:
-            return name
-        return name[:3] + hashlib.sha256(name.encode()).hexdigest()[:3]
+        return self.host.link_prefix
 
     @property
     def subnet(self) -> IPv4Network:

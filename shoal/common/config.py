@@ -5,6 +5,7 @@ itself to those it forks and as JSON (`encode_config`) to whoever is started apa
 nothing secret and nothing that the cluster decides: those are in the identity and the store.
 """
 
+import hashlib
 import re
 import socket
 import tomllib
@@ -18,6 +19,7 @@ from shoal.model.errors import InvalidArgument
 DEFAULT_FILE = Path("/etc/shoal/host.toml")
 
 _PREFIX = re.compile(r"[a-z][a-z0-9]{0,7}")
+_LINK_PREFIX = 6
 _PORTS = ("port", "join_port", "etcd_port", "agent_port", "vxlan_port")
 
 
@@ -53,6 +55,13 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def manager_secrets(self) -> Path:
         """What a host has only while it is a manager: etcd's certificate, the data key."""
         return Path(self.state) / "manager"
+
+    @property
+    def link_prefix(self) -> str:
+        """What begins the names of the host's network links; those have 15 bytes at most."""
+        if len(self.instance) <= _LINK_PREFIX:
+            return self.instance
+        return self.instance[:3] + hashlib.sha256(self.instance.encode()).hexdigest()[:3]
 
     @property
     def data_path(self) -> str:

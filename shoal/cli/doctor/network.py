@@ -36,11 +36,11 @@ def firewalls(ground: Ground) -> Iterable[Finding]:
         yield warning(f"nftables cannot be listed: {answer.said}", "install nftables")
         return
     objects = json.loads(answer.said).get("nftables", []) if answer.said else []
-    found = list(judge_rules(objects, ground.config.instance, ground.config.vxlan_port))
+    found = list(judge_rules(objects, ground.config.link_prefix, ground.config.vxlan_port))
     for program in ("iptables-legacy", "ip6tables-legacy"):
         listed = ground.run((program, "-S"))
         if listed.status == 0:
-            found += judge_legacy(program, listed.said, ground.config.instance)
+            found += judge_legacy(program, listed.said, ground.config.link_prefix)
     yield from found or [ok("no other firewall drops packets of containers")]
 
 
@@ -162,7 +162,9 @@ def judge_forwarding(family: str, value: str, *, running: bool) -> Finding:
 
 def underlay(ground: Ground) -> Iterable[Finding]:
     """Whether full packets pass to each host that the gateway network has a way to."""
-    listed = ground.run(("bridge", "-j", "fdb", "show", "dev", f"{ground.config.instance}-x"))
+    listed = ground.run(
+        ("bridge", "-j", "fdb", "show", "dev", f"{ground.config.link_prefix}-x")
+    )
     if listed.status != 0:
         return
     peers = {each["dst"] for each in json.loads(listed.said or "[]") if "dst" in each}

@@ -10,6 +10,7 @@ import pytest
 
 from shoal.cli.doctor import network
 from shoal.cli.doctor.finding import Level
+from shoal.common.config import HostConfig
 
 
 def listed(rules: str) -> list[Mapping[str, Any]]:
@@ -105,3 +106,10 @@ def test_encryption_needs_the_kernel_or_the_program() -> None:
     assert network.judge_encryption(kernel=True, program=False).level is Level.OK
     assert "wireguard-go" in network.judge_encryption(kernel=False, program=True).says
     assert network.judge_encryption(kernel=False, program=False).level is Level.WARNING
+
+
+def test_the_legacy_mark_and_links_follow_a_long_instances_name() -> None:
+    config = HostConfig(instance="warehouse")
+    assert len(config.link_prefix) == 6
+    marked = f"-P FORWARD DROP\n-A X -m comment --comment shoal_{config.link_prefix} -j ACCEPT"
+    assert list(network.judge_legacy("iptables-legacy", marked, config.link_prefix)) == []
