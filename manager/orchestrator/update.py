@@ -60,7 +60,7 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     dirty = _dirty(view, service, cells)
     present = service.update
     if present is None or _superseded(service, present):
-        under_way = _under_way(view, present, dirty)
+        under_way = _under_way(view, service, present)
         if not dirty and not under_way and not _running(service):
             return NOTHING
         service = _begin(service, under_way, len(dirty), now)
@@ -80,18 +80,22 @@ def _superseded(service: Service, present: UpdateProgress) -> bool:
 
 
 def _under_way(
-    view: View, present: UpdateProgress | None, dirty: Cells
+    view: View, service: Service, present: UpdateProgress | None
 ) -> tuple[UpdatedSlot, ...]:
-    """Slots that the update before has begun and watches, and that are right as they are."""
+    """Slots that the update before has begun and watches, whose tasks are right as they are.
+
+    A task of the spec that is taken back is none of them, though what runs beside it be right.
+    """
     if present is None:
         return ()
+    dirt = Dirt(view, service)
     return tuple(
         slot
         for slot in present.slots
         if (task := view.task(slot.task)) is not None
         and task.wanted
         and not task.ended
-        and cell_of(task) not in dirty
+        and not dirt.of(task)
     )
 
 

@@ -414,6 +414,16 @@ def test_rollback_takes_the_spec_before_and_its_own_settings() -> None:
     assert rollout.service.update_status.message == "rollback completed"
 
 
+def test_a_failing_update_does_not_fail_its_rollback() -> None:
+    """Start-first: beside what the update had begun stands what is right all the time."""
+    rollout = Rollout(config(2, order="start-first", failure_action="rollback"))
+    assert rollout.step(0) == [1, 2]
+    failed_at(rollout, 1, 1)
+    assert rollout.state() is UpdateState.ROLLBACK_STARTED
+    failed_at(rollout, 2, 2)
+    assert rollout.state() is UpdateState.ROLLBACK_COMPLETED
+
+
 def test_a_rollback_is_not_rolled_back() -> None:
     rollout = Rollout(config(failure_action="rollback"), config(failure_action="rollback"))
     rollout.step(0)
