@@ -184,11 +184,8 @@ def test_no_request_is_lost_in_an_update(net: Cluster) -> None:
     ]
     with loads[0], loads[1], loads[2]:
         net.docker("m2", "service", "update", "-d", "--image", "demo/web:2", "front")
-        form = "{{.UpdateStatus.State}}"
         eventually(
-            lambda: net.docker("m1", "service", "inspect", "-f", form, "front"),
-            lambda seen: seen == "completed",
-            60,
+            lambda: net.update_state("m1", "front"), lambda seen: seen == "completed", 60
         )
     for load in loads:
         assert load.failures == {}
