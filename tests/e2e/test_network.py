@@ -279,8 +279,8 @@ def test_a_host_that_lost_power_comes_back_clean(net: Cluster) -> None:
     before = set(net.tasks("m1", "peer"))
     net.sandbox("kill", "w2")
     eventually(lambda: net.node_state("m1", "w2"), lambda state: state == "Down", 30)
-    said = ask(net, "w1", "peer", "peer")
-    assert "demo/web:1 on" in said
+    # that it is down reaches the others a moment after the list shows it
+    eventually(lambda: ask(net, "w1", "peer", "peer"), lambda said: "demo/web:1 on" in said, 5)
     net.sandbox("start", "w2")
     eventually(lambda: set(net.tasks("m1", "peer")), lambda tasks: tasks == before, 40)
     for client, server in (("w2", "m1"), ("m1", "w2")):
