@@ -3,16 +3,15 @@
 A socket stays where it was made, and pins the namespace as long as anybody has it open.
 """
 
-import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from agent.network.dns import RESOLVER
 from agent.network.netlink import NETLINK_NETFILTER, Channel
-from agent.network.netns import current, enter
+from agent.network.netns import visiting
 from agent.network.resolver import Sockets
 
 _PORT = 53
@@ -50,21 +49,8 @@ def _visit_beside(beside: int, work: Callable[[], T]) -> T:
 
 
 def _visit(descriptor: int, work: Callable[[], T]) -> T:
-    with _inside(descriptor):
+    with visiting(descriptor):
         return work()
-
-
-@contextlib.contextmanager
-def _inside(descriptor: int) -> Iterator[None]:
-    home = current()
-    try:
-        enter(descriptor)
-        try:
-            yield
-        finally:
-            enter(home)
-    finally:
-        os.close(home)
 
 
 def _listen() -> Sockets:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.netns import current, enter
-from tests.integration.network.lab import inside, ip
+from tests.integration.network.lab import Connection, connect, inside, ip
 
 _stem = f"lan{os.getpid()}"
 NAMES = ("client", "one", "two", "three")
@@ -123,38 +123,8 @@ def _datagrams(family: int, port: int) -> socket.socket:
     return made
 
 
-class Talk:
-    """A TCP connection from a container that has heard the greeting."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, greeting: str
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self.server, self.seen_as = greeting.split()
-
-    async def echo(self) -> bool:
-        self._writer.write(b"still here\n")
-        async with asyncio.timeout(3):
-            return await self._reader.readline() == b"still here\n"
-
-    async def close(self) -> None:
-        self._writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self._writer.wait_closed()
-
-
-async def talk(name: str, target: str, port: int = 80) -> Talk:
-    family = socket.AF_INET6 if ":" in target else socket.AF_INET
-    made = inside(path(name), lambda: socket.socket(family))
-    try:
-        async with asyncio.timeout(3):
-            await asyncio.get_running_loop().sock_connect(made, (target, port))
-            reader, writer = await asyncio.open_connection(sock=made)
-            return Talk(reader, writer, (await reader.readline()).decode())
-    except BaseException:
-        made.close()
-        raise
+async def talk(name: str, target: str, port: int = 80) -> Connection:
+    return await connect(path(name), target, port)
 
 
 async def ask(name: str, target: str, port: int = 80) -> str:
