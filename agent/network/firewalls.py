@@ -13,27 +13,18 @@ the calling thread, firewalld on its own, which must be the same. `instance` is 
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from agent.network.plan import Names
+from shoal.common.programs import Answer, run_program
 
 _log = structlog.get_logger(__name__)
 _CHAIN = "DOCKER-USER"
 _PROGRAMS = ("iptables", "ip6tables")
-_SECONDS = 10.0
 _DOCKERS = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a program said."""
-
-    status: int
-    said: str
 
 
 Run = Callable[[Sequence[str], str], Answer]
@@ -137,24 +128,6 @@ class Firewalls:
             _log.warning(
                 "another firewall may drop our traffic", firewall=what, reason=done.said
             )
-
-
-def run_program(command: Sequence[str], stdin: str) -> Answer:
-    """In the network namespace of the calling thread."""
-    try:
-        done = subprocess.run(
-            list(command),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError:
-        return Answer(127, f"{command[0]}: not found")
-    except subprocess.TimeoutExpired:
-        return Answer(124, f"{command[0]} did not end within {_SECONDS:.0f} s")
-    return Answer(done.returncode, (done.stdout + done.stderr).strip())
 
 
 def firewalld_is_here_too() -> bool:

@@ -1,14 +1,12 @@
 """What a check says, and what it is given to look at."""
 
-import subprocess
 from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
 
 from shoal.common.config import HostConfig
-
-_SECONDS = 10.0
+from shoal.common.programs import Answer, run_program
 
 
 class Level(StrEnum):
@@ -39,13 +37,6 @@ def problem(says: str, helps: str) -> Finding:
     return Finding(level=Level.PROBLEM, says=says, helps=helps)
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a command said."""
-
-    status: int
-    said: str
-
-
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What checks look at: the host as it is configured, which may run or not."""
 
@@ -53,17 +44,4 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, command: Sequence[str], stdin: str = "") -> Answer:
         """Run a command for its output; a program that is missing has status 127."""
-        try:
-            done = subprocess.run(
-                list(command),
-                input=stdin,
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except FileNotFoundError:
-            return Answer(127, f"{command[0]}: not found")
-        except subprocess.TimeoutExpired:
-            return Answer(124, f"{command[0]} did not end within {_SECONDS:.0f} s")
-        return Answer(done.returncode, (done.stdout + done.stderr).strip())
+        return run_program(command, stdin)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from agent.network.firewalls import Answer, Firewalls, chain_changes, rules_wanted
+from agent.network.firewalls import Firewalls, chain_changes, rules_wanted
 from agent.network.plan import names_for
+from shoal.common.programs import Answer
 
 NAMES = names_for("sh0")
 IN = "-A DOCKER-USER -i sh0-+ -m comment --comment shoal_sh0 -j ACCEPT"

@@ -14,9 +14,10 @@ import pytest
 
 from shoal.cli.doctor import clock, command, groups, kernel, ports, programs, storage
 from shoal.cli.doctor.checks import Check
-from shoal.cli.doctor.finding import Answer, Finding, Ground, Level, ok, problem
+from shoal.cli.doctor.finding import Finding, Ground, Level, ok, problem
 from shoal.common.config import HostConfig
 from shoal.common.ports import MANAGER_PORTS, VXLAN_PORT, Holder, Port, check_free, holder_of
+from shoal.common.programs import Answer
 from shoal.model.errors import Unavailable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
