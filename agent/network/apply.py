@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
+from agent.network import link_requests, route_requests
 from agent.network import rtnetlink as rt
 from agent.network.netlink import Channel, Request
 from agent.network.plan import Bridge, Entries, Ground, Names, Plan, Vxlan
@@ -33,7 +34,7 @@ def link_changes(
     wanted: list[Bridge | Vxlan] = [*plan.bridges, *plan.vxlans]
     known = {device.name for device in wanted}
     requests = [
-        rt.delete_link(name)
+        link_requests.delete_link(name)
         for name in sorted(links, reverse=True)
         if name not in known
         and (
@@ -51,18 +52,28 @@ def _device_changes(desired: Bridge | Vxlan, link: rt.Link | None) -> list[Reque
     if link is None:
         return _created(desired)
     if not _same_device(link, desired):
-        return [rt.delete_link(desired.name), *_created(desired)]
+        return [link_requests.delete_link(desired.name), *_created(desired)]
     requests = []
     if (link.up, link.mtu, link.mac) != (True, desired.mtu, desired.mac):
-        requests.append(rt.set_link(link.name, link.index, mtu=desired.mtu, mac=desired.mac))
+        requests.append(
+            link_requests.set_link(link.name, link.index, mtu=desired.mtu, mac=desired.mac)
+        )
     if isinstance(desired, Bridge) and link.filtered != desired.filtered:
-        requests.append(rt.set_filtered(link.name, filtered=desired.filtered))
+        requests.append(link_requests.set_filtered(link.name, filtered=desired.filtered))
     return requests
 
 
 def _created(desired: Bridge | Vxlan) -> list[Request]:
-    new = rt.new_bridge(desired) if isinstance(desired, Bridge) else rt.new_vxlan(desired)
-    return [new, rt.without_own_address(desired.name), rt.set_up(desired.name)]
+    new = (
+        link_requests.new_bridge(desired)
+        if isinstance(desired, Bridge)
+        else link_requests.new_vxlan(desired)
+    )
+    return [
+        new,
+        link_requests.without_own_address(desired.name),
+        link_requests.set_up(desired.name),
+    ]
 
 
 def _same_device(link: rt.Link, desired: Bridge | Vxlan) -> bool:
@@ -84,8 +95,10 @@ def address_changes(
         index = links[bridge.name].index
         wanted, present = set(bridge.addresses), found.get(index, set())
         gone = (each for each in sorted(present - wanted) if not each.startswith("fe80:"))
-        requests += [rt.delete_address(index, each) for each in gone]
-        requests += [rt.new_address(index, each) for each in sorted(wanted - present)]
+        requests += [route_requests.delete_address(index, each) for each in gone]
+        requests += [
+            route_requests.new_address(index, each) for each in sorted(wanted - present)
+        ]
     return requests
 
 
@@ -97,16 +110,18 @@ def port_changes(plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
         if link is None or bridge is None:
             continue
         if link.master != bridge.index or not link.up:
-            requests.append(rt.set_link(link.name, link.index, master=bridge.index))
+            requests.append(link_requests.set_link(link.name, link.index, master=bridge.index))
         if link.master != bridge.index or link.flags != port.flags:
-            requests.append(rt.set_flags(link.name, port.flags))
+            requests.append(link_requests.set_flags(link.name, port.flags))
     return requests
 
 
 def stray_links(names: Names, plan: Plan, links: dict[str, rt.Link]) -> list[Request]:
     """Links of containers that are no more."""
     return [
-        rt.delete_link(n) for n in sorted(links) if names.is_veth(n) and n not in plan.links
+        link_requests.delete_link(n)
+        for n in sorted(links)
+        if names.is_veth(n) and n not in plan.links
     ]
 
 
@@ -132,12 +147,12 @@ def entry_changes(
     added = wanted.neighbours.items() - neighbours.items()
     return [
         *(
-            rt.delete_neighbour(index, address)
+            route_requests.delete_neighbour(index, address)
             for address in sorted(neighbours.keys() - wanted.neighbours.keys())
         ),
-        *(rt.delete_forwarding(index, *each) for each in sorted(gone)),
-        *(rt.new_neighbour(index, *each) for each in sorted(added)),
-        *(rt.new_forwarding(index, *each) for each in sorted(planned - present)),
+        *(route_requests.delete_forwarding(index, *each) for each in sorted(gone)),
+        *(route_requests.new_neighbour(index, *each) for each in sorted(added)),
+        *(route_requests.new_forwarding(index, *each) for each in sorted(planned - present)),
     ]
 
 
@@ -227,7 +242,7 @@ class Applier:
     def remove(self) -> None:
         """Delete every link of this instance."""
         owned = [name for name in self.links() if self._names.owns(name)]
-        self._channel.apply([rt.delete_link(name) for name in owned])
+        self._channel.apply([link_requests.delete_link(name) for name in owned])
 
     def _entry_changes(self, index: int, wanted: Entries) -> list[Request]:
         neighbours = {}
@@ -255,8 +270,8 @@ class Applier:
         kept = {subnet for subnet, _, _ in wanted}
         gone = sorted({r[0] for r in routes} - kept)
         return [
-            *(rt.delete_route(index, subnet) for subnet in gone),
-            *(rt.new_route(index, *r) for r in sorted(wanted - routes)),
+            *(route_requests.delete_route(index, subnet) for subnet in gone),
+            *(route_requests.new_route(index, *r) for r in sorted(wanted - routes)),
         ]
 
     def _addresses(self) -> list[rt.Address]:

@@ -7,6 +7,7 @@ that a network that cannot work is refused when it is created. Used by `instance
 import errno
 from collections.abc import Mapping
 
+from agent.network import link_requests
 from agent.network import rtnetlink as rt
 from agent.network.local import LocalNetwork
 from agent.network.netlink import Channel
@@ -16,7 +17,7 @@ _PROBE_MAC = "02:42:00:00:00:01"
 _NO_SUCH_KIND = (errno.EOPNOTSUPP, errno.ENODEV, errno.EAFNOSUPPORT)
 
 
-def child_of(network: LocalNetwork, links: Mapping[str, rt.Link]) -> rt.Child:
+def child_of(network: LocalNetwork, links: Mapping[str, rt.Link]) -> link_requests.Child:
     """What a container's interface on such a network is made of.
 
     Raises:
@@ -28,7 +29,7 @@ def child_of(network: LocalNetwork, links: Mapping[str, rt.Link]) -> rt.Child:
             f"network {network.name}: this host has no link {network.parent} to stand on"
         )
     mtu = min(network.mtu, parent.mtu)
-    return rt.Child(
+    return link_requests.Child(
         kind=network.driver, parent=parent, mode=network.mode, flag=network.flag, mtu=mtu
     )
 
@@ -48,7 +49,7 @@ def probe(
             f"parent {network.parent!r}: this host has no such link", field="Options.parent"
         )
     try:
-        channel.apply([rt.new_child(name, child_of(network, links), _PROBE_MAC)])
+        channel.apply([link_requests.new_child(name, child_of(network, links), _PROBE_MAC)])
     except OSError as error:
         if error.errno in _NO_SUCH_KIND:
             raise Unimplemented(
@@ -67,4 +68,4 @@ def probe(
             ) from error
         raise
     finally:
-        channel.apply([rt.delete_link(name)])
+        channel.apply([link_requests.delete_link(name)])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import structlog
 
+from agent.network import link_requests, route_requests
 from agent.network import rtnetlink as rt
 from agent.network.netlink import Channel
 from agent.network.plan import Names
@@ -193,13 +194,15 @@ class Encryption:
         inner = f"{inner_address(wanted.subnet, device.slot)}/32"
         addresses = map(rt.parse_address, self._channel.dump(*rt.ADDRESSES))
         found = {each.address for each in addresses if each.index == link.index}
-        requests = [rt.delete_address(link.index, each) for each in sorted(found - {inner})]
+        requests = [
+            route_requests.delete_address(link.index, each) for each in sorted(found - {inner})
+        ]
         if (link.up, link.mtu) != (True, wanted.mtu):
-            requests.append(rt.set_link(link.name, link.index, mtu=wanted.mtu))
+            requests.append(link_requests.set_link(link.name, link.index, mtu=wanted.mtu))
         if inner not in found:
-            requests.append(rt.new_address(link.index, inner))
+            requests.append(route_requests.new_address(link.index, inner))
         if not link.alias:
-            requests.append(rt.set_alias(link.index, f"{_ALIAS}{device.since:.0f}"))
+            requests.append(link_requests.set_alias(link.index, f"{_ALIAS}{device.since:.0f}"))
         if requests:
             self._channel.apply(requests)
         accept_by_any_way(link.name)
@@ -216,8 +219,10 @@ class Encryption:
             if (route := rt.parse_host_route(message)) is not None and route[0] == index
         }
         # what moves to the other device is replaced, so that no packet finds no route
-        requests = [rt.new_host_route(*each) for each in sorted(wanted - found)]
-        requests += [rt.delete_route(i, f"{to}/32") for i, to in sorted(found - wanted)]
+        requests = [route_requests.new_host_route(*each) for each in sorted(wanted - found)]
+        requests += [
+            route_requests.delete_route(i, f"{to}/32") for i, to in sorted(found - wanted)
+        ]
         if requests:
             self._channel.apply(requests)
 

@@ -2,19 +2,20 @@
 
 All of it runs in the one thread of `host_network`, one call after another, so no call sees
 another's halves. Desired state is kept here in memory only; the caller's records restore it by
-`adopt`. Links go by `apply`, published ports and rules by `publishing`, containers by
-`wiring`.
+`adopt`. Who is attached is `attached`'s; links go by `apply`, published ports and rules by
+`publishing`, containers by `wiring`.
 """
 
 import contextlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network
 
 from msgspec.structs import replace
 
+from agent.network import link_requests
 from agent.network import rtnetlink as rt
 from agent.network.apply import Applier
+from agent.network.attached import Attached
 from agent.network.children import child_of, probe
 from agent.network.desired import (
     BRIDGE,
@@ -30,7 +31,7 @@ from agent.network.desired import (
 from agent.network.firewalls import Firewalls
 from agent.network.local import LocalNetwork
 from agent.network.netlink import Channel
-from agent.network.overlays import Change, Overlays, member
+from agent.network.overlays import Change, Overlays
 from agent.network.plan import (
     Ground,
     Names,
@@ -68,7 +69,7 @@ class Instance:
         self._subnets = HostSubnets(names, local_subnet, ipv6=has_ipv6())
         self._overlays = Overlays()
         self.sealing = Sealing(names, self._channel, clock)
-        self._endpoints: dict[str, Endpoint] = {}
+        self._attached = Attached(names, self._subnets, self._overlays)
         self._mesh: Mesh | None = None
         self._ground = Ground()
         self._links: dict[str, rt.Link] = {}
@@ -93,27 +94,12 @@ class Instance:
     def adopt(self, endpoints: Sequence[Endpoint]) -> None:
         """Take these as all that exist, sweep the rest."""
         for each in endpoints:
-            if each.container not in self._endpoints:
-                self._adopt_one(replace(each, netns_path=""))
+            if self._attached.adopt(each):
+                for binding in each.ports:
+                    self.publishing.hold_or_remember(binding)
         self._settled = True
         self._apply()
         self._pass_firewalls()
-
-    def _adopt_one(self, endpoint: Endpoint) -> None:
-        interfaces = tuple(
-            each
-            if each.link or each.network not in (BRIDGE, MESH)  # records of an older agent
-            else replace(each, link=self._names.veth(each.ipv4))
-            for each in endpoint.interfaces
-        )
-        endpoint = replace(endpoint, interfaces=interfaces)
-        for each in interfaces:
-            self._subnets.take(endpoint.container, each)
-            if each.network in self._overlays.told.networks:
-                self._overlays.arrive(NetworkID(each.network))
-        self._endpoints[endpoint.container] = endpoint
-        for binding in endpoint.ports:
-            self.publishing.hold_or_remember(binding)
 
     def endpoint(self, container: str) -> Endpoint:
         """How a container is attached.
@@ -121,10 +107,7 @@ class Instance:
         Raises:
             NotFound: it is not.
         """
-        endpoint = self._endpoints.get(container)
-        if endpoint is None:
-            raise NotFound(f"container {container} is attached to no network")
-        return endpoint
+        return self._attached.get(container)
 
     def attach(
         self,
@@ -135,14 +118,11 @@ class Instance:
     ) -> Endpoint:
         """Make a container's namespace and join it; all or nothing."""
         self._require_settled()
-        if container in self._endpoints:
-            raise AlreadyExists(f"container {container} is already attached to a network")
-        self._endpoints[container] = Endpoint(
-            container=container, name_servers=tuple(name_servers)
-        )
+        self._attached.begin(container, name_servers)
         try:
-            fresh = [self._place(container, each) for each in self._needed(attachments)]
-            endpoint = self._published(self._endpoints[container], ports)
+            needed = self._attached.needed(attachments)
+            fresh = [self._attached.place(container, each) for each in needed]
+            endpoint = self._published(container, ports)
             if any(fresh):
                 self._apply()
             elif ports:
@@ -164,10 +144,10 @@ class Instance:
                 f"{attachment.network}"
             )
         try:
-            if self._place(container, attachment):
+            if self._attached.place(container, attachment):
                 self._apply()
             self._require_sealed([attachment])
-            endpoint = self._endpoints[container]
+            endpoint = self.endpoint(container)
             with opened(path) as (inner, descriptor):
                 self._wire(inner, descriptor, endpoint.interfaces[-1:])
         except BaseException:
@@ -191,23 +171,22 @@ class Instance:
     def detach(self, container: str) -> None:
         """Give back addresses and ports; the links vanish with the namespace."""
         self._namespaces.release(container)
-        endpoint = self._endpoints.pop(container, None)
+        endpoint = self._attached.drop(container)
         if endpoint is None:
             return
-        if self._overlays.keep(self._networks_in_use()):
+        if self._overlays.keep(self._attached.networks()):
             self._apply()
         elif endpoint.ports:
             self._apply_rules()
         for binding in endpoint.ports:
             self.publishing.release(binding)
-        for each in endpoint.interfaces:
-            self._subnets.free(each)
+        self._attached.free(endpoint)
 
     # -- networks -----------------------------------------------------------------------------
 
     def set_local(self, networks: Sequence[LocalNetwork]) -> None:
         """Take these as all networks of this host besides `bridge`."""
-        used = self._networks_in_use()
+        used = self._attached.networks()
         if networks == self._subnets.local and self._settled:
             return
         self._subnets.set_local(networks, used)
@@ -226,7 +205,7 @@ class Instance:
         """Take part in a cluster's network, or no longer."""
         if mesh is not None:
             check_mesh(mesh, self._local_subnet)
-        self._subnets.set_mesh(mesh, self._endpoints.values())
+        self._subnets.set_mesh(mesh, self._attached.all())
         self._mesh = mesh
         if self._settled:
             self._apply()
@@ -234,7 +213,7 @@ class Instance:
     def set_networks(self, networks: ClusterNetworks) -> None:
         """Take the managers' newest word of the cluster networks; all is so on return."""
         rebuilt, changes = self._overlays.tell(networks)
-        for each in self._networks_in_use() & networks.networks.keys():
+        for each in self._attached.networks() & networks.networks.keys():
             rebuilt = self._overlays.arrive(NetworkID(each)) or rebuilt
         if self._settled:
             if rebuilt or self._unsure:
@@ -294,7 +273,7 @@ class Instance:
         self.sealing.destroy()
         self._firewalls.remove()
         self._applier.remove()
-        self._endpoints.clear()
+        self._attached.clear()
         self._overlays.keep(())
         self._settled = False
 
@@ -316,12 +295,12 @@ class Instance:
             self._names,
             self._local_subnet,
             self._mesh,
-            self._endpoints.values(),
+            self._attached.all(),
             self._overlays.planned(),
             self._ground,
             self._subnets.local,
         )
-        keep_mesh = MESH in self._networks_in_use()
+        keep_mesh = MESH in self._attached.networks()
         for _ in range(_PASSES):
             self._watch.links_changed({})  # whoever did it: the compare sees it
             before = self._applier.sent
@@ -347,13 +326,13 @@ class Instance:
         left = self._links if self._has_unknown_networks() else {}
         vnis, sealed = vnis_here(self._names, self._overlays, left)
         self.publishing.apply(
-            self._mesh, sorted(vnis), sealed, self._endpoints.values(), self._subnets.local
+            self._mesh, sorted(vnis), sealed, self._attached.all(), self._subnets.local
         )
 
     def _has_unknown_networks(self) -> bool:
         """Whether containers live on networks that nobody has told of since our start."""
         local = (each.id for each in self._subnets.local)
-        return not self._networks_in_use() <= {BRIDGE, MESH, *local, *self._overlays.vnis()}
+        return not self._attached.networks() <= {BRIDGE, MESH, *local, *self._overlays.vnis()}
 
     @contextlib.contextmanager
     def _our_doing(self) -> Iterator[None]:
@@ -366,79 +345,33 @@ class Instance:
 
     # -- one container ------------------------------------------------------------------------
 
-    def _needed(self, attachments: Sequence[Attachment]) -> list[Attachment]:
-        """Without the gateway network where nothing would use it."""
-        others = [each.network for each in attachments if each.network != MESH]
-        return [
-            each
-            for each in attachments
-            if not (each.network == MESH and each.service)
-            or self._overlays.needs_gateway(others, each.service)
-        ]
-
-    def _place(self, container: str, attachment: Attachment) -> bool:
-        """Give a container a place on a network; whether the network was not here before."""
-        endpoint = self._endpoints[container]
-        used = {each.name for each in endpoint.interfaces}
-        name = next(n for n in map("eth{}".format, range(len(used) + 1)) if n not in used)
-        fresh = False
-        if attachment.network in (BRIDGE, MESH) or self._subnets.find_local(attachment.network):
-            given = self._subnets.give(container, attachment)
-            gateways = given.gateways if not endpoint.outward.gateways else ()
-            interface = replace(given, name=name, gateways=gateways)
-        else:
-            fresh = self._overlays.arrive(NetworkID(attachment.network))
-            link = self._free_link(f"{container}/{attachment.network}")
-            interface = member(attachment, name, link)
-        interfaces = (*endpoint.interfaces, interface)
-        self._endpoints[container] = replace(endpoint, interfaces=interfaces)
-        return fresh
-
-    def _published(self, endpoint: Endpoint, ports: Sequence[PortBinding]) -> Endpoint:
-        if ports and not endpoint.outward.link:
+    def _published(self, container: str, ports: Sequence[PortBinding]) -> Endpoint:
+        if ports and not self.endpoint(container).outward.link:
             raise InvalidArgument(
                 "a container can publish ports only on a bridge network that leads out: on none"
                 " of its networks does it"
             )
         for binding in ports:
-            held = self.publishing.hold(binding)
-            endpoint = replace(endpoint, ports=(*endpoint.ports, held))
-            self._endpoints[endpoint.container] = endpoint
-        return endpoint
+            self._attached.publish(container, self.publishing.hold(binding))
+        return self.endpoint(container)
 
     def _leave(self, container: str, network: str, inner: Channel) -> Endpoint:
         """Take one interface away, if it is there, and what is left without it."""
-        endpoint = self._endpoints[container]
+        endpoint = self.endpoint(container)
         interface = endpoint.on(network)
         if interface is None:
             return endpoint
-        left = tuple(each for each in endpoint.interfaces if each.network != network)
-        endpoint = self._endpoints[container] = replace(endpoint, interfaces=left)
+        self._attached.leave(container, network)
         with self._our_doing():
-            inner.apply([rt.delete_link(interface.name)])  # the pair goes at once
-        self._subnets.free(interface)
-        if interface.gateways:
-            endpoint = self._led_out(endpoint, inner)
-        if self._overlays.keep(self._networks_in_use()):
+            inner.apply([link_requests.delete_link(interface.name)])  # the pair goes at once
+        leading = self._attached.lead_out(container) if interface.gateways else None
+        if leading is not None:
+            lead_out(inner, leading)
+        if self._overlays.keep(self._attached.networks()):
             self._apply()
         elif endpoint.ports:
             self._apply_rules()
-        return endpoint
-
-    def _led_out(self, endpoint: Endpoint, inner: Channel) -> Endpoint:
-        """The first other network that leads out does so now."""
-        for each in endpoint.interfaces:
-            gateways = self._subnets.gateways(each.network)
-            if gateways:
-                leading = replace(each, gateways=gateways)
-                lead_out(inner, leading)
-                interfaces = tuple(
-                    leading if one is each else one for one in endpoint.interfaces
-                )
-                endpoint = replace(endpoint, interfaces=interfaces)
-                self._endpoints[endpoint.container] = endpoint
-                break
-        return endpoint
+        return self.endpoint(container)
 
     def _create(self, endpoint: Endpoint) -> None:
         inner = self._namespaces.create(endpoint.container)
@@ -472,16 +405,6 @@ class Instance:
             except OSError:
                 self._apply()  # somebody deleted a bridge
                 attempt()
-
-    def _free_link(self, seed: str) -> str:
-        used = {each.link for e in self._endpoints.values() for each in e.interfaces}
-        number = zlib.crc32(seed.encode())
-        while (link := self._names.link(number)) in used:
-            number += 1
-        return link
-
-    def _networks_in_use(self) -> set[str]:
-        return {each.network for e in self._endpoints.values() for each in e.interfaces}
 
     def _require_sealed(self, attachments: Sequence[Attachment]) -> None:
         """Nobody joins an encrypted network that cannot be carried."""

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 
 from agent.network import rtnetlink as rt
+from agent.network import rtnetlink_format as fmt
 from agent.network.netlink import (
     NETLINK_NETFILTER,
     NETLINK_ROUTE,
@@ -35,12 +36,12 @@ class Watch:
         self._route = Events(
             NETLINK_ROUTE,
             (
-                rt.GROUP_LINK,
-                rt.GROUP_NEIGH,
-                rt.GROUP_IPV4_ADDRESS,
-                rt.GROUP_IPV4_ROUTE,
-                rt.GROUP_IPV6_ADDRESS,
-                rt.GROUP_IPV6_ROUTE,
+                fmt.GROUP_LINK,
+                fmt.GROUP_NEIGH,
+                fmt.GROUP_IPV4_ADDRESS,
+                fmt.GROUP_IPV4_ROUTE,
+                fmt.GROUP_IPV6_ADDRESS,
+                fmt.GROUP_IPV6_ROUTE,
             ),
         )
         self._rules = Events(NETLINK_NETFILTER, (_NFTABLES_GROUP,))
@@ -71,14 +72,14 @@ class Watch:
         self, message: Message, known: Mapping[str, rt.Link], devices: Mapping[int, rt.Link]
     ) -> bool:
         match message.kind:
-            case rt.NEWLINK | rt.DELLINK:
+            case fmt.NEWLINK | fmt.DELLINK:
                 return self._is_foreign_link(message, known, devices)
-            case rt.NEWADDR | rt.DELADDR:
+            case fmt.NEWADDR | fmt.DELADDR:
                 return rt.index_in(message) in devices
-            case rt.NEWNEIGH | rt.DELNEIGH:
+            case fmt.NEWNEIGH | fmt.DELNEIGH:
                 device = devices.get(rt.index_in(message))
                 return device is not None and device.kind == "vxlan"
-            case rt.NEWROUTE | rt.DELROUTE:
+            case fmt.NEWROUTE | fmt.DELROUTE:
                 return rt.route_index(message) in devices
             case _:
                 return False
@@ -90,10 +91,10 @@ class Watch:
         if not self._names.owns(link.name):
             return False
         if self._names.is_veth(link.name):  # its end ends with its container
-            gone = message.kind == rt.DELLINK
+            gone = message.kind == fmt.DELLINK
             return not gone and not (link.up and link.master in devices)
         before = known.get(link.name)
-        if before is None or (message.kind == rt.DELLINK and link.index == before.index):
+        if before is None or (message.kind == fmt.DELLINK and link.index == before.index):
             return True
         return (link.up, link.mtu, link.mac) != (before.up, before.mtu, before.mac)
 

@@ -19,7 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from agent.network import rtnetlink as rt
+from agent.network import link_requests
 from agent.network.netlink import Channel
 from shoal.model.errors import FailedPrecondition, Internal
 
@@ -83,7 +83,7 @@ class WireGuard:
             return
         self.delete(name)  # whose program is gone, or another's device of that name
         try:
-            self._channel.apply([rt.new_device(name, "wireguard", mtu)])
+            self._channel.apply([link_requests.new_device(name, "wireguard", mtu)])
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV):
                 raise
@@ -152,7 +152,7 @@ class WireGuard:
 
     def delete(self, name: str) -> None:
         """Delete the device, whose program then ends. Idempotent."""
-        self._channel.apply([rt.delete_link(name)])
+        self._channel.apply([link_requests.delete_link(name)])
         running = self._programs.pop(name, None)
         if running is not None:
             deadline = time.monotonic() + _COMMAND_SECONDS

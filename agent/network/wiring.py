@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from agent.network import link_requests, route_requests
 from agent.network import rtnetlink as rt
 from agent.network.desired import Interface
 from agent.network.netlink import Channel
@@ -35,7 +36,7 @@ class Namespaces:
             if _IPV6.exists():  # no addresses but those we give; loopback keeps ::1
                 (_IPV6 / "default/disable_ipv6").write_text("1")
         try:
-            inner.apply([rt.set_link("lo", _LOOPBACK)])
+            inner.apply([link_requests.set_link("lo", _LOOPBACK)])
         except BaseException:
             inner.close()
             raise
@@ -68,7 +69,7 @@ def wire(
     interfaces: Sequence[Interface],
     ports: Mapping[str, Port],
     bridges: Mapping[str, rt.Link],
-    children: Mapping[str, rt.Child],
+    children: Mapping[str, link_requests.Child],
 ) -> None:
     """Join a namespace to networks and give its interfaces their addresses and routes.
 
@@ -83,12 +84,14 @@ def wire(
     """
     for each in interfaces:
         if not each.link:
-            outer.apply([rt.new_child(each.name, children[each.network], each.mac, netns)])
+            outer.apply(
+                [link_requests.new_child(each.name, children[each.network], each.mac, netns)]
+            )
             continue
         port = ports[each.link]
         new = [
-            rt.new_veth(each.link, bridges[port.bridge], each.name, each.mac, netns),
-            rt.set_flags(each.link, port.flags),
+            link_requests.new_veth(each.link, bridges[port.bridge], each.name, each.mac, netns),
+            link_requests.set_flags(each.link, port.flags),
         ]
         try:
             outer.apply(new)
@@ -96,7 +99,7 @@ def wire(
             if error.errno != errno.EEXIST:
                 raise
             # the link of the address's last owner has not vanished yet
-            outer.apply([rt.delete_link(each.link), *new])
+            outer.apply([link_requests.delete_link(each.link), *new])
     speaking6 = [each.name for each in interfaces if each.ipv6]
     if speaking6:
         _enable_ipv6(netns, speaking6)
@@ -104,9 +107,9 @@ def wire(
         index = rt.parse_link(inner.get(*rt.link_named(each.name))).index
         inner.apply(
             [
-                rt.set_link(each.name, index),
-                *(rt.new_address(index, address) for address in each.addresses),
-                *(rt.default_route(index, gateway) for gateway in each.gateways),
+                link_requests.set_link(each.name, index),
+                *(route_requests.new_address(index, address) for address in each.addresses),
+                *(route_requests.default_route(index, gateway) for gateway in each.gateways),
             ]
         )
 
@@ -114,7 +117,9 @@ def wire(
 def lead_out(inner: Channel, interface: Interface) -> None:
     """Give a namespace its default routes, where it has lost them."""
     index = rt.parse_link(inner.get(*rt.link_named(interface.name))).index
-    inner.apply([rt.default_route(index, gateway) for gateway in interface.gateways])
+    inner.apply(
+        [route_requests.default_route(index, gateway) for gateway in interface.gateways]
+    )
 
 
 def _enable_ipv6(netns: int, interfaces: Sequence[str]) -> None:
