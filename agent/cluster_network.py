@@ -6,13 +6,9 @@ The seam `agent.worker.ClusterNetwork`, implemented on `agent.network.host_netwo
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-import structlog
-
 from agent.network import desired
 from shoal.model.assignment import Assignments, IngressSet, MeshPart
 from shoal.model.ids import NodeID
-
-_log = structlog.get_logger(__name__)
 
 
 class Wires(Protocol):
@@ -22,7 +18,7 @@ class Wires(Protocol):
 
     async def set_networks(self, networks: desired.ClusterNetworks) -> None: ...
 
-    async def set_ingress(self, entries: Sequence[desired.IngressPort]) -> list[str]: ...
+    async def set_ingress(self, entries: Sequence[desired.IngressPort]) -> None: ...
 
 
 class HostClusterNetwork:
@@ -50,9 +46,8 @@ class HostClusterNetwork:
         )
 
     async def set_ingress(self, ingress: IngressSet) -> None:
-        """Publish exactly these ports; those that are taken on this host are logged."""
-        for sentence in await self._wires.set_ingress(ingress_of(ingress)):
-            _log.warning("port not published here", reason=sentence)
+        """Publish exactly these ports; managers are told of those that are taken here."""
+        await self._wires.set_ingress(ingress_of(ingress))
 
 
 def mesh_of(mesh: MeshPart, underlay: str) -> desired.Mesh | None:

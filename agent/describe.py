@@ -5,11 +5,17 @@ Told to the manager at each session. Labels and generic resources of the host ar
 
 import os
 import platform
-from collections.abc import Callable
+from typing import Protocol
 
 from shoal.common.config import HostConfig
 from shoal.common.engine_http import versions
-from shoal.model.objects import EngineDescription, NodeDescription, NodeReport, TunnelKey
+from shoal.model.objects import (
+    EngineDescription,
+    NodeDescription,
+    NodeReport,
+    TakenPort,
+    TunnelKey,
+)
 from shoal.model.spec.task import Platform, Resources
 
 _BILLION = 1_000_000_000
@@ -21,12 +27,22 @@ _PLUGINS = (
 )
 
 
-class Describer:
-    """Describes the host it was made for. `tunnel` gives its keys for encrypted networks."""
+class NetworkState(Protocol):
+    """What managers have to know of the host's network."""
 
-    def __init__(self, config: HostConfig, tunnel: Callable[[], tuple[TunnelKey, ...]]) -> None:
+    @property
+    def tunnel_keys(self) -> tuple[TunnelKey, ...]: ...
+
+    @property
+    def taken_ports(self) -> tuple[TakenPort, ...]: ...
+
+
+class Describer:
+    """Describes the host it was made for, and how it stands with the network there."""
+
+    def __init__(self, config: HostConfig, network: NetworkState) -> None:
         self._config = config
-        self._tunnel = tunnel
+        self._network = network
 
     def report(self) -> NodeReport:
         """As of now."""
@@ -44,5 +60,6 @@ class Describer:
             ),
             addr=self._config.address,
             data_path_addr=self._config.data_path,
-            tunnel=self._tunnel(),
+            tunnel=self._network.tunnel_keys,
+            taken_ports=self._network.taken_ports,
         )

@@ -80,9 +80,9 @@ class Nodes:
             worker,
             dialled,
             managers,
-            Describer(host, lambda: self._network.tunnel_keys).report,
+            Describer(host, self._network).report,
             self.chance,
             told,
         )
-        self._network.keys_changed = agent.described
+        self._network.report_changed = agent.described
         return agent

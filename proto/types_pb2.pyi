@@ -1817,12 +1817,15 @@ class NodeReport(_message.Message):
     ADDR_FIELD_NUMBER: _builtins.int
     DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
+    TAKEN_PORTS_FIELD_NUMBER: _builtins.int
     addr: _builtins.str
     data_path_addr: _builtins.str
     @_builtins.property
     def description(self) -> Global___NodeDescription: ...
     @_builtins.property
     def tunnel(self) -> _containers.RepeatedCompositeFieldContainer[Global___TunnelKey]: ...
+    @_builtins.property
+    def taken_ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___TakenPort]: ...
     def __init__(
         self,
         *,
@@ -1830,14 +1833,42 @@ class NodeReport(_message.Message):
         addr: _builtins.str = ...,
         data_path_addr: _builtins.str = ...,
         tunnel: _abc.Iterable[Global___TunnelKey] | None = ...,
+        taken_ports: _abc.Iterable[Global___TakenPort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "taken_ports", b"taken_ports", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
+
+@_typing.final
+class TakenPort(_message.Message):
+    """A published port of the cluster that something else has on this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.str
+    port: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.str = ...,
+        port: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakenPort: _TypeAlias = TakenPort  # noqa: Y015
 
 @_typing.final
 class ContainerStatus(_message.Message):

@@ -35,7 +35,7 @@ from agent.network.plan import names_for
 from agent.network.relay import Relay
 from shoal.common.clock import Clock, SystemClock
 from shoal.model.errors import ClusterError, FailedPrecondition, Internal
-from shoal.model.objects import TunnelKey
+from shoal.model.objects import TakenPort, TunnelKey
 
 _log = structlog.get_logger(__name__)
 _COMPARE_SECONDS = 10.0
@@ -56,7 +56,7 @@ class HostNetwork:
         clock: by which keys of encrypted networks grow old.
 
     Attributes:
-        keys_changed: called when `tunnel_keys` are others than before.
+        report_changed: called when `tunnel_keys` or `taken_ports` are others than before.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class HostNetwork:
         self._clock = clock or SystemClock()
         self._changed = asyncio.Event()
         self._keys: tuple[TunnelKey, ...] = ()
-        self.keys_changed: Callable[[], None] | None = None
+        self._taken: tuple[TakenPort, ...] = ()
+        self.report_changed: Callable[[], None] | None = None
         self._naming = naming
         self._names = names_for(prefix)
         self._local_subnet = local_subnet
@@ -94,6 +95,14 @@ class HostNetwork:
     def tunnel_keys(self) -> tuple[TunnelKey, ...]:
         """What other hosts must know to take part in encrypted networks with this one."""
         return self._keys
+
+    @property
+    def taken_ports(self) -> tuple[TakenPort, ...]:
+        """The cluster's published ports that something else has on this host.
+
+        Each is published here as soon as it is free.
+        """
+        return self._taken
 
     async def start(self) -> None:
         """Open; on a clean host also create, else wait for `adopt`. Idempotent."""
@@ -220,14 +229,13 @@ class HostNetwork:
         if self._naming is not None:
             await self._naming.changed(networks)
 
-    async def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
+    async def set_ingress(self, entries: Sequence[IngressPort]) -> None:
         """Replace the complete set of services' published ports, in one transaction.
 
-        Returns a sentence for each port that this host cannot publish because it is taken; it
-        is tried again at each repair.
+        One that something else has on this host is among `taken_ports` then.
         """
         self._published = frozenset(b.address for each in entries for b in each.backends)
-        return await self._call(self._running().set_ingress, entries)
+        await self._call(self._running().set_ingress, entries)
 
     async def repair(self) -> None:
         """Compare the kernel with what is desired and put right what differs."""
@@ -309,22 +317,22 @@ class HostNetwork:
         except OSError as error:
             raise Internal(f"the host's network cannot be changed: {error}") from error
         finally:
-            self._look_at_keys()
+            self._look_at_report()
 
-    def _look_at_keys(self) -> None:
+    def _look_at_report(self) -> None:
         if self._instance is None:
             return
         if self._instance.sealing.hurried:
             self._changed.set()
-        keys = self._instance.sealing.keys
-        if keys != self._keys:
-            self._keys = keys
-            if self.keys_changed is not None:
-                self.keys_changed()
+        report = (self._instance.sealing.keys, self._instance.publishing.taken)
+        if report != (self._keys, self._taken):
+            self._keys, self._taken = report
+            if self.report_changed is not None:
+                self.report_changed()
 
 
 def _notice(
-    loop: asyncio.AbstractEventLoop, filenos: tuple[int, int], changed: asyncio.Event
+    loop: asyncio.AbstractEventLoop, filenos: tuple[int, ...], changed: asyncio.Event
 ) -> None:
     """Wake `run` once; it reads again when it has drained the sockets."""
     for fileno in filenos:

@@ -76,9 +76,9 @@ class Instance:
         self._settled = False
         self._unsure = False
 
-    def filenos(self) -> tuple[int, int]:
+    def filenos(self) -> tuple[int, ...]:
         """Descriptors that become readable when something happened."""
-        return self._watch.filenos()
+        return (*self._watch.filenos(), self.publishing.freed.fileno())
 
     def begin(self) -> None:
         """Settle at once on a clean host, else leave all as it is until `adopt`."""
@@ -229,19 +229,20 @@ class Instance:
                 self._applier.change_entries(device.index, each.gone, each.come)
         self._unsure = False
 
-    def set_ingress(self, entries: Sequence[IngressPort]) -> list[str]:
-        """Replace the whole set; returns a sentence for each port that could not be taken."""
+    def set_ingress(self, entries: Sequence[IngressPort]) -> None:
+        """Replace the whole set."""
         gone = self.publishing.set_ingress(entries)
         if self._settled:
             self._apply_rules()
-        return self.publishing.released_ingress(gone)
+        self.publishing.release_ingress(gone)
 
     # -- the kernel ---------------------------------------------------------------------------
 
     def noticed(self) -> None:
         """Something happened: repair, if it was others' doing and concerns us."""
         links = self._watch.links_changed(self._links)
-        if self.publishing.others_changed_rules() or links or self._unsure:
+        freed = self.publishing.freed.any()
+        if freed or self.publishing.others_changed_rules() or links or self._unsure:
             self.repair()
         elif self.sealing.hurried:
             with self._our_doing():

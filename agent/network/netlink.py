@@ -23,7 +23,7 @@ _DUMP = 0x300
 _DUMP_INTERRUPTED = 0x10
 _ERROR, _DONE = 2, 3
 _NESTED = 0x8000
-_SOL_NETLINK, _ADD_MEMBERSHIP, _GET_STRICT = 270, 1, 12
+_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _GET_STRICT = 270, 1, 2, 12
 _SO_SNDBUFFORCE = 32
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -216,8 +216,21 @@ class Events:
     def __init__(self, protocol: int, groups: Sequence[int]) -> None:
         self._socket = _open(protocol)
         self._socket.setblocking(False)
+        self.join(groups)
+
+    def join(self, groups: Sequence[int]) -> None:
+        """Hear of these too."""
         for group in groups:
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def leave(self, groups: Sequence[int]) -> None:
+        """Hear of these no more."""
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
+
+    def set_option(self, level: int, option: int, value: bytes) -> None:
+        """Set an option of the socket."""
+        self._socket.setsockopt(level, option, value)
 
     def fileno(self) -> int:
         """For waiting until there is something to drain."""

@@ -13,6 +13,7 @@ import structlog
 
 from agent.network.conntrack import forget_stale
 from agent.network.desired import Endpoint, IngressPort, Mesh, PortBinding, Protocol
+from agent.network.freed_ports import FreedPorts
 from agent.network.local import LocalNetwork
 from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.nft import Nft
@@ -32,6 +33,7 @@ from agent.network.published import Mesher, Port, container_ports
 from agent.network.relay import Listeners
 from agent.network.watching import Watch
 from shoal.model.errors import ClusterError, InvalidArgument
+from shoal.model.objects import TakenPort
 
 _log = structlog.get_logger(__name__)
 _Ingress = tuple[Protocol, int]
@@ -50,6 +52,7 @@ class Publishing:
         self._held = HeldPorts(self.listeners)
         self._ingress: dict[_Ingress, IngressPort] = {}
         self._unheld: dict[PortBinding, str] = {}
+        self.freed = FreedPorts()
         self._ruleset: Ruleset | None = None
         self._mesh: Mesh | None = None
         self._mesher = Mesher(None)
@@ -63,8 +66,18 @@ class Publishing:
         """Take a port for a container; see `HeldPorts.hold`."""
         return self._held.hold(binding)
 
+    @property
+    def taken(self) -> tuple[TakenPort, ...]:
+        """The cluster's ports that others have on this host, and who."""
+        reasons = {key: self._unheld.get(_binding(key)) for key in self._ingress}
+        return tuple(
+            TakenPort(protocol=protocol, port=port, reason=reason)
+            for (protocol, port), reason in sorted(reasons.items())
+            if reason is not None
+        )
+
     def hold_or_remember(self, binding: PortBinding) -> None:
-        """Hold a port that is published in any case; try again at each repair."""
+        """Hold a port that is published in any case; try again when it may be free."""
         try:
             self._held.hold(binding)
         except ClusterError as error:
@@ -73,6 +86,10 @@ class Publishing:
             self._unheld[binding] = str(error)
         else:
             self._unheld.pop(binding, None)
+        self._watch_unheld()
+
+    def _watch_unheld(self) -> None:
+        self.freed.watch({each.host_port for each in self._unheld})
 
     def try_again(self) -> None:
         """Hold what could not be held so far."""
@@ -83,9 +100,13 @@ class Publishing:
         """Let go of a port, unless it was never ours but another's of the same number."""
         if self._unheld.pop(binding, None) is None:
             self._held.release(binding)
+        self._watch_unheld()
 
     def set_ingress(self, entries: Sequence[IngressPort]) -> list[PortBinding]:
-        """Take the whole set and hold its ports; `apply` is next, then release the result."""
+        """Take the whole set and hold its ports; `apply` is next.
+
+        Returns what to give to `release_ingress` after that.
+        """
         wanted: dict[_Ingress, IngressPort] = {}
         wanted |= {(each.protocol, each.published_port): each for each in entries}
         if len(wanted) != len(entries):
@@ -97,12 +118,10 @@ class Publishing:
             self.hold_or_remember(binding)
         return gone
 
-    def released_ingress(self, gone: Iterable[PortBinding]) -> list[str]:
-        """Let go of ports; a sentence for each that is wanted and could not be taken."""
+    def release_ingress(self, gone: Iterable[PortBinding]) -> None:
+        """Let go of ports."""
         for binding in gone:
             self.release(binding)
-        mine = {_binding(key) for key in self._ingress}
-        return [reason for binding, reason in self._unheld.items() if binding in mine]
 
     def others_changed_rules(self) -> bool:
         """Whether somebody changed our table since last asked."""
@@ -217,6 +236,7 @@ class Publishing:
         """Close all descriptors; the kernel's state stays."""
         self._held.close()
         self.listeners.close()
+        self.freed.close()
         self._netfilter.close()
         self._nft.close()
 

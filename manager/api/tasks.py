@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from manager.api.backend import Backend
-from manager.api.wire.tasks import task_json
+from manager.api.wire.tasks import taken_ports, task_json
 from manager.control.listing import TASK_FILTERS, list_tasks
 from manager.control.lookup import find_task
 from shoal.common.engine_http.call import Call
@@ -24,8 +24,9 @@ class TaskHandlers:
     async def list(self, call: Call) -> web.StreamResponse:
         filters = call.filters(TASK_FILTERS)
         view = (await self._backend.read(call)).memory
-        return call.json([task_json(view, task) for task in list_tasks(view, filters)])
+        taken = taken_ports(view)
+        return call.json([task_json(view, task, taken) for task in list_tasks(view, filters)])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         view = (await self._backend.read(call)).memory
-        return call.json(task_json(view, find_task(view, call.parts["id"])))
+        return call.json(task_json(view, find_task(view, call.parts["id"]), taken_ports(view)))

@@ -86,6 +86,7 @@ def encode_object(thing: StoredObject) -> bytes:
             addr="",
             data_path_addr="",
             tunnel=(),
+            taken_ports=(),
             session=None,
             spec_since=0,
             applied=None,

@@ -246,6 +246,7 @@ class Memory(Tables):
                 addr=report.record.addr,
                 data_path_addr=report.record.data_path_addr,
                 tunnel=report.record.tunnel,
+                taken_ports=report.record.taken_ports,
             )
         if session is not None:
             node = msgspec.structs.replace(node, session=session.record)

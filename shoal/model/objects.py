@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 
 import msgspec
 from msgspec import field
+from typing_extensions import override
 
 from shoal.model.ids import ClusterID, ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.spec.cluster import ClusterSpec
@@ -99,6 +100,19 @@ class TunnelKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     port: int
 
 
+class TakenPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A published port of the cluster that something else has on a node; `reason` says what."""
+
+    protocol: str
+    port: int
+    reason: str
+
+    @override
+    def __str__(self) -> str:
+        """Begins a sentence about one host."""
+        return f"port {self.port}/{self.protocol} is taken ({self.reason})"
+
+
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Description and addresses, written when they change."""
 
@@ -106,6 +120,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     addr: str = ""
     data_path_addr: str = ""
     tunnel: tuple[TunnelKey, ...] = ()
+    taken_ports: tuple[TakenPort, ...] = ()
 
 
 class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -157,6 +172,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     addr: str = ""
     data_path_addr: str = ""
     tunnel: tuple[TunnelKey, ...] = ()
+    taken_ports: tuple[TakenPort, ...] = ()
     session: NodeSession | None = None
     spec_since: int = 0
     applied: Applied | None = None

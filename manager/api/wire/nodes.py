@@ -13,13 +13,18 @@ def node_json(node: Node, leader: NodeID | None, trust: TLSInfo) -> Json:
     out["Spec"] = node.spec
     out["Description"] = _description(node, trust)
     status: Json = {"State": node.state.value}
-    if node.message:
-        status["Message"] = node.message
+    taken = f"not published on this host: {_listed(node)}" if node.taken_ports else ""
+    if message := "; ".join(filter(None, (node.message, taken))):
+        status["Message"] = message
     status["Addr"] = node.addr or node.joined_from
     out["Status"] = status
     if node.manager is not None:
         out["ManagerStatus"] = _manager(node, leader)
     return out
+
+
+def _listed(node: Node) -> str:
+    return "; ".join(map(str, node.taken_ports))
 
 
 def reachability(node: Node) -> Reachability:

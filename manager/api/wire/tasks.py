@@ -1,14 +1,32 @@
 """Tasks as `GET /tasks` shows them. Pure."""
 
+from collections.abc import Mapping
+
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.api.wire.networks import swarm_network_json
 from manager.view import View
 from shoal.model.ids import NetworkID
 from shoal.model.objects import Task
+from shoal.model.states import NodeState, TaskState
+
+Taken = Mapping[tuple[str, int], str]
+"""Of ports of the cluster that are taken on some hosts: where, and by whom."""
 
 
-def task_json(view: View, task: Task) -> Json:
-    """The whole task."""
+def taken_ports(view: View) -> Taken:
+    """Of all hosts that are there."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for node in view.nodes():
+        if node.taken_ports and node.state is NodeState.READY:
+            name = node.description.hostname if node.description is not None else node.id
+            for each in node.taken_ports:
+                known = found.setdefault((each.protocol, each.port), [])
+                known.append(f"not published on {name}: {each}")
+    return {key: "; ".join(sentences) for key, sentences in found.items()}
+
+
+def task_json(view: View, task: Task, taken: Taken) -> Json:
+    """The whole task; `taken` as `taken_ports` of the same view says."""
     out = envelope(task)
     out["Labels"] = task.service_spec.labels
     out["Spec"] = task.spec
@@ -18,7 +36,7 @@ def task_json(view: View, task: Task) -> Json:
         out["Slot"] = slot
     if task.node_id is not None:
         out["NodeID"] = task.node_id
-    out["Status"] = _status(task)
+    out["Status"] = _status(task, _not_published(view, task, taken))
     out["DesiredState"] = task.desired_state.api_name
     if task.networks:
         out["NetworksAttachments"] = [
@@ -46,7 +64,17 @@ def shown_slot(task: Task) -> int:
     return task.slot - 1 if task.slot and task.job_iteration is not None else task.slot
 
 
-def _status(task: Task) -> Json:
+def _not_published(view: View, task: Task, taken: Taken) -> str:
+    """Which ports of its service are taken somewhere, while it runs."""
+    service = view.service(task.service_id) if taken else None
+    if service is None or task.status.state is not TaskState.RUNNING:
+        return ""
+    ports = [each for each in service.endpoint.ports if each.publish_mode != "host"]
+    published = [(each.protocol, each.published_port) for each in ports]
+    return "; ".join(taken[key] for key in published if key in taken)
+
+
+def _status(task: Task, not_published: str) -> Json:
     status = task.status
     out: Json = {
         "Timestamp": instant(status.timestamp),
@@ -54,7 +82,8 @@ def _status(task: Task) -> Json:
         "Message": status.message,
     }
     # Swarm's lost tasks go on as "Running" without a word; ours say why they are to stop.
-    if trouble := status.err or ("" if task.wanted or task.ended else task.reason):
+    stopping = "" if task.wanted or task.ended else task.reason
+    if trouble := status.err or stopping or not_published:
         out["Err"] = trouble
     if status.container is not None:
         out["ContainerStatus"] = {

@@ -61,7 +61,8 @@ async def networks() -> AsyncIterator[Networks]:
 
 async def publish(networks: Networks, *entries: IngressPort) -> None:
     for each in networks.values():
-        assert await each.set_ingress(entries) == []
+        await each.set_ingress(entries)
+        assert each.taken_ports == ()
 
 
 @pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
@@ -185,14 +186,42 @@ async def test_the_hosts_own_loopback_of_both_families(networks: Networks) -> No
             await ask(namespace("a"), "::1", 8080)
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
 async def test_a_taken_port_is_said_by_name_and_taken_when_it_is_free(
-    networks: Networks,
+    networks: Networks, protocol: Protocol
 ) -> None:
+    host, news = networks["a"], asyncio.Event()
+    host.report_changed = news.set
+    kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[protocol]
+
+    def foreign() -> socket.socket:
+        made = socket.socket(socket.AF_INET, kind)
+        made.bind(("0.0.0.0", 8080))
+        if protocol == "tcp":
+            made.listen()
+        return made
+
+    one = await networks["b"].attach("one", ON_MESH)
+    async with running(host), serving(one.netns_path, "one"):
+        with inside(namespace("a"), foreign):
+            await host.set_ingress([replace(ingress(8080, one), protocol=protocol)])
+            (taken,) = host.taken_ports
+            assert (taken.protocol, taken.port) == (protocol, 8080)
+            assert taken.reason.endswith(f"port is already allocated, by {own_name()}")
+            assert news.is_set()
+            news.clear()
+            assert "8080" not in await host.rules()
+        async with asyncio.timeout(5):  # the compare would take up to 10 s
+            await news.wait()
+        assert host.taken_ports == ()
+        assert "8080" in await host.rules()
+
+
+async def test_who_has_a_taken_port_keeps_it(networks: Networks) -> None:
     one = await networks["b"].attach("one", ON_MESH)
     async with serving(one.netns_path, "one"):
         async with serving(namespace("a"), "foreign", 8080):
-            (sentence,) = await networks["a"].set_ingress([ingress(8080, one)])
-            assert sentence.endswith(f"port is already allocated, by {own_name()}")
+            await networks["a"].set_ingress([ingress(8080, one)])
             for address in (ADDRESSES["a"], ADDRESSES6["a"]):
                 assert (await ask(namespace(OUTSIDE), address, 8080))[0] == "foreign"
         await networks["a"].repair()

@@ -77,7 +77,7 @@ class Sealed:
             namespace=namespace(host),
             clock=self.clocks[host],
         )
-        made.keys_changed = self._news.set
+        made.report_changed = self._news.set
         self.hosts[host] = made
         await made.start()
         await self.tell_mesh(host)
