@@ -93,7 +93,7 @@ def _ingress(view: View) -> Iterable[IngressPort]:
         serving = [
             (address, task.node_id)
             for task in view.tasks_of_service(service.id)
-            if serves(task) and task.node_id is not None
+            if serves(view, task) and task.node_id is not None
             for address in task.status.addresses[:1]
         ]
         for port in ports:

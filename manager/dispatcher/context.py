@@ -1,7 +1,8 @@
-"""What the placeholders of a task's spec stand for on its node. Pure."""
+"""What a task is on its node: its placeholders' values, and whether it takes requests. Pure."""
 
+from manager.view import View
 from shoal.model.objects import Node, NodeDescription, Task
-from shoal.model.states import TaskState
+from shoal.model.states import NodeState, TaskState
 from shoal.model.template import Context
 
 _UNKNOWN = NodeDescription()
@@ -24,6 +25,21 @@ def context_of(task: Task, node: Node) -> Context:
     )
 
 
-def serves(task: Task) -> bool:
-    """Whether a task takes requests: it runs, healthy where it has a check, and is meant to."""
+def serves(view: View, task: Task) -> bool:
+    """Whether a task takes requests: it runs, is meant to, and its node is not down.
+
+    What was reported last of a node that is down stands until it returns or is given up, and
+    nobody stops a global service's task there: it must not be sent requests all that time.
+    """
+    node = view.node(task.node_id) if task.node_id is not None else None
+    return node is not None and not is_down(node) and runs(task)
+
+
+def runs(task: Task) -> bool:
+    """Whether it takes requests, by itself: healthy where it has a check, and meant to."""
     return task.status.state is TaskState.RUNNING and task.wanted
+
+
+def is_down(node: Node) -> bool:
+    """Whether nothing on a node is counted on."""
+    return node.state is NodeState.DOWN

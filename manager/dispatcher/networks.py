@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from manager.dispatcher.context import context_of, serves
+from manager.dispatcher.context import context_of, is_down, runs, serves
 from manager.view import View
 from shoal.model.addresses import bare, mac_of_endpoint
 from shoal.model.assignment import (
@@ -140,7 +140,7 @@ def _facts(thing: StoredObject | None) -> object:
     """What others on its networks are told of a task."""
     if not isinstance(thing, Task) or not located(thing):
         return None
-    return (thing.networks, thing.node_id, serves(thing), _container_id(thing))
+    return (thing.networks, thing.node_id, runs(thing), _container_id(thing))
 
 
 def _container_id(task: Task) -> str:
@@ -162,11 +162,12 @@ def _networks_of_service(thing: StoredObject | None) -> Iterable[NetworkID]:
     return [*named, *(ip.network_id for ip in thing.endpoint.virtual_ips)]
 
 
-def _place(thing: StoredObject | None) -> tuple[str, str]:
+def _place(thing: StoredObject | None) -> object:
+    """What others on its tasks' networks are told of a node."""
     if not isinstance(thing, Node):
-        return ("", "")
+        return None
     hostname = thing.description.hostname if thing.description is not None else ""
-    return (underlay_of(thing), hostname)
+    return (underlay_of(thing), hostname, is_down(thing))
 
 
 def underlay_of(node: Node) -> str:
@@ -238,13 +239,13 @@ def _origin(
     if known is not None and known.task is task and known.node is node:
         return known
     (place,) = [one for one in task.networks if one.network_id == network]
-    made = _endpoint(task, node, place)
+    made = _endpoint(view, task, node, place)
     if known is not None and known.endpoint == made:
         made = known.endpoint
     return _Origin(task, node, made)
 
 
-def _endpoint(task: Task, node: Node, place: NetworkAttachment) -> NetworkEndpoint:
+def _endpoint(view: View, task: Task, node: Node, place: NetworkAttachment) -> NetworkEndpoint:
     container = task.spec.container_spec
     hostname = container.hostname if container is not None else ""
     names = [task.name]
@@ -263,7 +264,7 @@ def _endpoint(task: Task, node: Node, place: NetworkAttachment) -> NetworkEndpoi
         mac=mac_of_endpoint(place.addresses),
         names=tuple(dict.fromkeys(names)),
         service_id=task.service_id,
-        serving=serves(task),
+        serving=serves(view, task),
     )
 
 

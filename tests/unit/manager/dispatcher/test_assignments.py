@@ -35,7 +35,7 @@ from shoal.model.assignment import (
 from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import Endpoint, ManagerInfo, NodeDescription, StoredObject
 from shoal.model.spec.service import PortConfig
-from shoal.model.states import NodeRole
+from shoal.model.states import NodeRole, NodeState
 from shoal.model.states import TaskState as S
 from tests.builders import (
     GIB,
@@ -86,10 +86,22 @@ def test_published_ports_lead_to_the_tasks_that_serve() -> None:
         make_task("t3", service, slot=3, desired_state=S.SHUTDOWN, addresses=("10.1.0.4",)),
         make_task("t4", service, slot=4),
     ]
-    view = tables(make_service("s2", make_spec(name="other")), service, *tasks)
+    other = make_service("s2", make_spec(name="other"))
+    view = tables(make_node("n1"), other, service, *tasks)
     backend = Backend(address="10.1.0.2", port=80, node_id=N1)
     expected = IngressPort(protocol="tcp", published=80, backends=(backend,))
     assert cluster_part(view).ingress == IngressSet(ports=(expected,))
+
+
+def test_published_ports_do_not_lead_to_a_node_that_is_down() -> None:
+    service = make_service("s1", make_spec(), endpoint=Endpoint(ports=(INGRESS,)))
+    tasks = [
+        make_task("t1", service, node="n1", addresses=("10.1.0.2",)),
+        make_task("t2", service, slot=2, node="n2", addresses=("10.2.0.2",)),
+    ]
+    lost = make_node("n2", state=NodeState.DOWN)
+    (port,) = cluster_part(tables(make_node("n1"), lost, service, *tasks)).ingress.ports
+    assert [backend.node_id for backend in port.backends] == [N1]
 
 
 def test_the_mesh_and_the_managers() -> None:

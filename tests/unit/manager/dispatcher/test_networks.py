@@ -25,7 +25,7 @@ from shoal.model.objects import (
     TaskStatus,
 )
 from shoal.model.spec.service import PortConfig
-from shoal.model.states import TaskState
+from shoal.model.states import NodeState, TaskState
 from tests.unit.manager.allocator.clusters import allocated, network, service, tables, task
 
 NOTHING_SEALED = Confidences({}, lambda secret: b"")
@@ -152,6 +152,22 @@ def test_serving_is_running_and_meant_to() -> None:
     ):
         cluster.move("t2", state, desired_state=desired)
         assert cluster.at(N1).endpoints["a/t2"].serving is serving
+
+
+def test_nothing_serves_on_a_node_that_is_down_whatever_it_said_last() -> None:
+    """A global service's task there is stopped by nobody, and stays RUNNING in the store."""
+    cluster = small()
+    before = cluster.at(N1)
+    down = msgspec.structs.replace(node(N2), state=NodeState.DOWN)
+    assert cluster.put(down) == {"a"}
+    after = cluster.at(N1)
+    told = difference(before, after)
+    assert told is not None
+    assert [(one.task_id, one.serving) for one in told.endpoints] == [("t2", False)]
+    cluster.put(msgspec.structs.replace(down, state=NodeState.READY))
+    told = difference(after, cluster.at(N1))
+    assert told is not None
+    assert [(one.task_id, one.serving) for one in told.endpoints] == [("t2", True)]
 
 
 def test_a_service_is_known_by_its_aliases_and_without_addresses_for_dnsrr() -> None:
