@@ -248,7 +248,7 @@ class HostNetwork:
     async def run(self) -> None:
         """Repair after others' changes and every 10 s, serve `[::1]`; in a TaskGroup."""
         publishing = self._running().publishing
-        relay = Relay(publishing.listeners, lambda port: self._call(publishing.dial, port))
+        relay = Relay(publishing.listeners, lambda asked: self._call(publishing.dial, asked))
         async with asyncio.TaskGroup() as group:
             group.create_task(relay.run(), name="relay")
             group.create_task(self._watch(), name="watch")

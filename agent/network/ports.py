@@ -1,10 +1,10 @@
 """Published ports held by bound sockets, so that nobody else on the host can take them.
 
-A rule that rewrites destinations would silently take another process's traffic. A TCP socket
-listens: then the kernel refuses either side, also with SO_REUSEADDR, which lets us take a port
-that another has just left; `relay` serves what reaches it. A UDP socket is bound without
-SO_REUSEADDR and nobody reads it. Sockets live in the namespace of the calling thread. Used by
-`publishing`, from its thread.
+A rule that rewrites destinations would silently take another process's traffic. A TCP or SCTP
+socket listens: then the kernel refuses either side, also with SO_REUSEADDR, which lets us take
+a port that another has just left. A UDP socket is bound without SO_REUSEADDR. `relay` serves
+what reaches them; nobody reads a UDP socket of IPv4, where the rules lead everything. Sockets
+live in the namespace of the calling thread. Used by `publishing`, from its thread.
 """
 
 import errno
@@ -13,13 +13,14 @@ from collections.abc import Iterator
 
 import msgspec
 
+from agent.network import datagrams
 from agent.network.desired import ANY_ADDRESS, ANY_ADDRESS6, PortBinding
 from agent.network.relay import Listeners
 from shoal.common.ports import holder_of
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 
 _FIRST_RANDOM, _LAST_RANDOM = 32768, 60999
-_STREAM, _SCTP = socket.SOCK_STREAM, socket.IPPROTO_SCTP
+_STREAM = socket.SOCK_STREAM
 _BACKLOG = 128
 _Key = tuple[str, str, int]
 
@@ -44,7 +45,7 @@ class HeldPorts:
             if opened is not None:
                 self._held[_key(taken)] = opened
                 for each in opened.listening:
-                    self._listeners.add(each)
+                    self._listeners.add(taken.protocol, each)
                 return taken
         if binding.host_port:
             raise FailedPrecondition(
@@ -69,7 +70,7 @@ class HeldPorts:
         self._held.clear()
 
     def _close(self, held: "_Bound") -> None:
-        for each in held.listening:
+        for each in held.sockets:
             self._listeners.discard(each)
         held.close()
 
@@ -94,8 +95,10 @@ class _Bound(msgspec.Struct, frozen=True):
 
     @property
     def listening(self) -> tuple[socket.socket, ...]:
-        """The TCP ones."""
-        return tuple(s for s in self.sockets if s.proto != _SCTP and s.type == _STREAM)
+        """Those that `relay` serves."""
+        return tuple(
+            s for s in self.sockets if s.type == _STREAM or s.family == socket.AF_INET6
+        )
 
     def close(self) -> None:
         for each in self.sockets:
@@ -139,7 +142,7 @@ def _bind(binding: PortBinding) -> _Bound | None:
         address = any_of if binding.host_ip == ANY_ADDRESS else binding.host_ip
         try:
             made.bind((address, binding.host_port))
-            if binding.protocol == "tcp" and binding.host_port:
+            if binding.protocol != "udp" and binding.host_port:
                 made.listen(_BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL and address == ANY_ADDRESS6:
@@ -159,8 +162,10 @@ def _socket(protocol: str, family: int) -> socket.socket:
     match protocol:
         case "udp":
             opened = socket.socket(domain, socket.SOCK_DGRAM)
-            # what comes before the rules are there must not pile up
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            if family == 6:
+                datagrams.prepare(opened)
+            else:  # what comes before the rules are there must not pile up
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         case "sctp":
             opened = socket.socket(domain, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
         case _:

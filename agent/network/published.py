@@ -32,6 +32,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
         number: of the port, where clients ask.
         picks: the chains it leads to: address family and number of backends.
         udp_targets: of a UDP port: where its flows may go.
+        relayed: of a port on some addresses only: where those go that no rule leads.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True):
     elements: tuple[Element, ...]
     picks: frozenset[tuple[int, int]] = frozenset()
     udp_targets: frozenset[Target] | None = None
+    relayed: Target | None = None
 
 
 class Mesher:
@@ -98,6 +100,7 @@ def _container_port(endpoint: Endpoint, binding: PortBinding) -> Port:
     of = {4: endpoint.outward.ipv4, 6: endpoint.outward.ipv6}
     families = [f for f in binding.families if of[f]]
     targets = [(of[f], port) for f in families]
+    anyhow = [(of[f], port) for f in (*binding.families, 4) if of[f]]
     elements: list[Element] = []
     if binding.host_ip in (ANY_ADDRESS, ANY_ADDRESS6):
         key = f"{protocol} . {number}"
@@ -114,6 +117,7 @@ def _container_port(endpoint: Endpoint, binding: PortBinding) -> Port:
         elements=tuple(elements),
         picks=picks,
         udp_targets=frozenset(targets) if protocol == "udp" else None,
+        relayed=anyhow[0] if anyhow and binding.host_ip != ANY_ADDRESS else None,
     )
 
 

@@ -12,7 +12,15 @@ from ipaddress import IPv4Network
 import structlog
 
 from agent.network.conntrack import forget_stale
-from agent.network.desired import Endpoint, IngressPort, Mesh, PortBinding, Protocol
+from agent.network.desired import (
+    ANY_ADDRESS6,
+    Endpoint,
+    IngressPort,
+    Mesh,
+    PortBinding,
+    Protocol,
+)
+from agent.network.dial import Asked, Dialled, open_socket
 from agent.network.freed_ports import FreedPorts
 from agent.network.local import LocalNetwork
 from agent.network.netlink import NETLINK_NETFILTER, Channel
@@ -29,7 +37,7 @@ from agent.network.nftables import (
 from agent.network.pick_chains import pick_chains
 from agent.network.plan import Names
 from agent.network.ports import HeldPorts
-from agent.network.published import Mesher, Port, container_ports
+from agent.network.published import Mesher, Port, Target, container_ports
 from agent.network.relay import Listeners
 from agent.network.watching import Watch
 from shoal.model.errors import ClusterError, InvalidArgument
@@ -207,19 +215,20 @@ class Publishing:
                     targets[port.number] |= port.udp_targets
             forget_stale(self._netfilter, targets)
 
-    def dial(self, port: int) -> tuple[socket.socket, tuple[str, int]] | None:
-        """For a connection that came to a listener; None where the port leads nowhere."""
+    def dial(self, asked: Asked) -> Dialled | None:
+        """For what came to a listener; None where the port leads nowhere."""
         ports = self._ruleset.ports if self._ruleset is not None else {}
-        target = ("127.0.0.1", port)
-        own = ports.get(f"::1 . tcp . {port}")
-        if own is not None:
-            found = [value.split(" . ") for _, _, value in own.elements]
-            if not found:
-                return None
-            target = (found[0][0], int(found[0][1]))
-        made = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
-        made.setblocking(False)
-        return made, target
+        key = f"{asked.protocol} . {asked.port}"
+        target: Target | None = ("127.0.0.1", asked.port)  # by the rules
+        for on in (asked.address, ANY_ADDRESS6):
+            own = ports.get(f"{on} . {key}")
+            if own is not None:
+                target = own.relayed
+                break
+        if target is None:
+            return None
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        return open_socket(asked.protocol, family), target
 
     def listing(self) -> str:
         """Our table as nftables shows it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import statistics
@@ -41,6 +42,14 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 Networks = dict[str, HostNetwork]
 _log = structlog.get_logger(__name__)
 BOTH = (ADDRESSES, ADDRESSES6)
+
+
+def has_sctp() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,6 +137,101 @@ async def test_nothing_else_is_open(networks: Networks, family: int) -> None:
                     await ask(namespace(OUTSIDE), target, port, within=0.5)
     finally:
         in_host(OUTSIDE, *route, "del", target)
+
+
+async def test_datagrams_reach_what_no_rule_leads_to(networks: Networks) -> None:
+    """`[::1]`, and IPv6 to a container that has only IPv4."""
+    one = await networks["a"].attach(
+        "one",
+        ON_MESH,
+        [PortBinding(protocol="udp", container_port=80, host_port=9090, host_ip="::1")],
+    )
+    old = await networks["a"].attach(
+        "old",
+        ON_BRIDGE,
+        [
+            PortBinding(protocol="udp", container_port=80, host_port=7070),
+            PortBinding(
+                protocol="udp", container_port=80, host_port=7171, host_ip=ADDRESSES6["a"]
+            ),
+            PortBinding(protocol="udp", container_port=80, host_port=7272, host_ip="::"),
+        ],
+    )
+    await publish(networks, replace(ingress(5353, one), protocol="udp"))
+    with telling(one, "one"), telling(old, "old"):
+        async with running(networks["a"]), running(networks["b"]):
+            for client, address, port, name in (
+                ("a", "::1", 5353, "one"),
+                ("b", "::1", 5353, "one"),
+                ("b", "127.0.0.1", 5353, "one"),
+                ("a", "::1", 9090, "one"),
+                ("a", "::1", 7070, "old"),
+                (OUTSIDE, ADDRESSES6["a"], 7070, "old"),
+                (OUTSIDE, ADDRESSES6["a"], 7171, "old"),
+                (OUTSIDE, ADDRESSES6["a"], 7272, "old"),
+                ("a", "::1", 7272, "old"),
+            ):
+                with _datagrams(client, address, port) as asking:
+                    for _ in range(3):
+                        assert await _told(asking) == name, f"[{address}]:{port} from {client}"
+            with _datagrams("a", "::1", 7171) as asking, pytest.raises(ConnectionRefusedError):
+                await _told(asking)  # published on another address only
+            with _datagrams("a", "::1", 5353) as asking:
+                two = await networks["b"].attach("two", ON_MESH)
+                with telling(two, "two"):
+                    assert await _told(asking) == "one"
+                    entry = replace(ingress(5353, two), protocol="udp")
+                    await networks["a"].set_ingress([entry])
+                    assert await _told(asking) == "two"  # the same flow
+                    await networks["a"].set_ingress([])
+                    with pytest.raises(ConnectionRefusedError):
+                        await _told(asking)
+
+
+async def test_connections_by_ipv6_to_a_container_with_ipv4_only(networks: Networks) -> None:
+    """Also where the port is published on IPv6 addresses alone."""
+    bindings = [
+        PortBinding(container_port=80, host_port=7171, host_ip=ADDRESSES6["a"]),
+        PortBinding(container_port=80, host_port=7272, host_ip="::"),
+    ]
+    old = await networks["a"].attach("old", ON_BRIDGE, bindings)
+    async with serving(old.netns_path, "old"), running(networks["a"]):
+        for client, address, port in (
+            (OUTSIDE, ADDRESSES6["a"], 7171),
+            (OUTSIDE, ADDRESSES6["a"], 7272),
+            ("a", "::1", 7272),
+        ):
+            assert (await ask(namespace(client), address, port))[0] == "old"
+        for address in ("::1", ADDRESSES["a"]):
+            with pytest.raises(ConnectionRefusedError):
+                await ask(namespace("a"), address, 7171)
+
+
+@pytest.mark.skipif(not has_sctp(), reason="this kernel has no SCTP")
+async def test_sctp_by_the_hosts_own_loopback(networks: Networks) -> None:
+    one = await networks["b"].attach("one", ON_MESH)
+    await publish(networks, replace(ingress(5060, one), protocol="sctp"))
+
+    def listener() -> socket.socket:
+        made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+        made.bind(("::", 80))
+        made.listen()
+        return made
+
+    def client(family: int) -> socket.socket:
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+
+    loop = asyncio.get_running_loop()
+    async with running(networks["a"]):
+        with inside(one.netns_path, listener) as server:
+            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                with inside(namespace("a"), functools.partial(client, family)) as asking:
+                    async with asyncio.timeout(3):
+                        await loop.sock_connect(asking, (address, 5060))
+                        accepted, _ = await loop.sock_accept(server)
+                        with accepted:
+                            await loop.sock_sendall(accepted, b"one")
+                            assert await loop.sock_recv(asking, 100) == b"one"
 
 
 @pytest.mark.parametrize("addresses", BOTH, ids=["IPv4", "IPv6"])
