@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from agent.engine import changes
+from agent.engine import changes, own_files
 from agent.engine.container import Container
 from agent.engine.preparing import ROOT, Preparer
 from agent.engine.seams import Images
@@ -188,10 +188,8 @@ def _absolute(path: str) -> str:
 
 
 def _mounts(container: Container) -> list[dict[str, Any]]:
-    own = [
-        (container.directory / name, f"/etc/{name}")
-        for name in ("hosts", "hostname", "resolv.conf")
-    ]
+    directory = own_files.directory(container)
+    own = [(directory / name, f"/etc/{name}") for name in own_files.NAMES]
     found: list[dict[str, Any]] = [
         {"source": str(source), "destination": destination, "rw": True}
         for source, destination in own

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from agent.engine import merge, mounting, records
 from agent.engine.checking import check
 from agent.engine.container import Container
-from agent.engine.joining import asked_networks, kind_of
+from agent.engine.joining import asked_networks, check_sharing, kind_of
 from agent.engine.mounting import Wanted
 from agent.engine.places import Places
 from agent.engine.preparing import Ground
@@ -75,6 +76,7 @@ class Creator:
         whatever the request says, its `labels` stand over the user's, and its `files` are
         mounted.
         """
+        check_sharing(request)
         image = self._images.find(request.image)
         config = merge.merge(_config(request), _of_image(image))
         config = replace(config, labels={**config.labels, **(labels or {})})
@@ -215,6 +217,8 @@ def _of_image(image: Image) -> ContainerConfig:
 def _identified(config: ContainerConfig, identity: str, host: HostConfig) -> ContainerConfig:
     if config.hostname or host.uts_mode == "host":
         return config
+    if host.network_mode == "host":
+        return replace(config, hostname=platform.node())
     return replace(config, hostname=identity[:12])
 
 
@@ -253,7 +257,6 @@ def _paths(
 
 
 def _warnings(asked: HostConfig) -> list[str]:
-    mode = asked.network_mode
-    if asked.port_bindings and (mode == "host" or mode.startswith("container:")):
+    if asked.port_bindings and asked.network_mode == "host":
         return ["Published ports are discarded when using host network mode"]
     return []

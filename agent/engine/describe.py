@@ -22,14 +22,14 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     """What is shown of a container besides its record.
 
     Attributes:
-        directory: of the container on the host; `bundle`: of its run.
+        directory: of the container on the host; `files`: of its hosts, hostname, resolv.conf.
     """
 
     record: Record
     health: Health | None
     execs: tuple[str, ...]
     directory: str
-    bundle: str
+    files: str
     networks: Networks
 
 
@@ -59,9 +59,9 @@ def inspect(shown: Shown) -> dict[str, Any]:
         "Args": list(command[1:]),
         "State": _state(shown),
         "Image": record.image_id,
-        "ResolvConfPath": f"{shown.bundle}/resolv.conf" if started else "",
-        "HostnamePath": f"{shown.bundle}/hostname" if started else "",
-        "HostsPath": f"{shown.bundle}/hosts" if started else "",
+        "ResolvConfPath": f"{shown.files}/resolv.conf" if started else "",
+        "HostnamePath": f"{shown.files}/hostname" if started else "",
+        "HostsPath": f"{shown.files}/hosts" if started else "",
         "LogPath": f"{shown.directory}/log",
         "Name": f"/{record.name}",
         "RestartCount": record.restart_count,

@@ -18,7 +18,16 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from agent.engine import checking, describe, listing, measuring, names, records, updating
+from agent.engine import (
+    checking,
+    describe,
+    listing,
+    measuring,
+    names,
+    own_files,
+    records,
+    updating,
+)
 from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.copying import Copying
@@ -97,7 +106,7 @@ class Engine:
             settings.networks, settings.instance, wiring, self.registry, self.events, clock
         )
         self.places = Places(self.networks, wiring)
-        self._preparer = Preparer(settings.ground, images, self._pid_of)
+        self._preparer = Preparer(settings.ground, images, self._running)
         self._removal = Removal(self.registry, images, volumes)
         launcher = Launcher(runtime, wiring, self._preparer, self.places)
         companions = Companions(runtime, self._preparer, self.events, clock)
@@ -233,11 +242,11 @@ class Engine:
         self.registry.release(old, container.id)
         self.lifecycle.publish(container, "rename", oldName=f"/{old}")
 
-    def _pid_of(self, text: str) -> int:
+    def _running(self, text: str) -> Container:
         container = self.find(text)
         if not container.state.running:
             raise Conflict(f"cannot join namespaces of a non running container: {container.id}")
-        return container.state.pid
+        return container
 
     # -- what they show -----------------------------------------------------------------------
 
@@ -248,7 +257,7 @@ class Engine:
             health=container.health,
             execs=tuple(container.execs),
             directory=str(container.directory),
-            bundle=str(container.bundle),
+            files=str(own_files.directory(container)),
             networks=self._networks_of(container),
         )
 

@@ -11,6 +11,7 @@ from agent.engine.records import Joined, Kind
 from agent.network.desired import BRIDGE
 from shoal.model.container import (
     ContainerConfig,
+    ContainerCreate,
     EndpointIPAMConfig,
     EndpointSettings,
     HostConfig,
@@ -64,6 +65,38 @@ def asked_networks(
     if config.mac_address and not first.mac_address:
         first = _with_mac(first, config.mac_address)
     return {mode: first, **found}
+
+
+def check_sharing(request: ContainerCreate) -> None:
+    """Refuse what goes not with the network of another container, which has its own of each.
+
+    Said of what the person asked for: an image's ports are no fault.
+
+    Raises:
+        InvalidArgument: the sentence names the option.
+    """
+    host = request.host_config
+    mode = host.network_mode
+    if not mode.startswith("container:"):
+        return
+    if mode == "container:":
+        raise InvalidArgument(
+            "invalid network mode: invalid container format container:<name|id>",
+            field="HostConfig.NetworkMode",
+        )
+    of_type = "the container type network mode"
+    for given, what, with_what, field in (
+        (request.hostname, "hostname", "the network mode", "Hostname"),
+        (host.dns, "dns", "the network mode", "HostConfig.Dns"),
+        (host.extra_hosts, "custom host-to-IP mapping", "the network mode",
+         "HostConfig.ExtraHosts"),
+        (request.mac_address, "mac-address", "the network mode", "MacAddress"),
+        (host.port_bindings or host.publish_all_ports, "port publishing", of_type,
+         "HostConfig.PortBindings"),
+        (request.exposed_ports, "port exposing", of_type, "ExposedPorts"),
+    ):  # fmt: skip
+        if given:
+            raise InvalidArgument(f"conflicting options: {what} and {with_what}", field=field)
 
 
 def _with_mac(settings: EndpointSettings, mac: str) -> EndpointSettings:

@@ -8,6 +8,7 @@ again at each start (the answer is the same place), and given back at its end.
 import structlog
 from msgspec.structs import replace
 
+from agent.engine import own_files
 from agent.engine.container import Container
 from agent.engine.joining import (
     OF_HOST,
@@ -135,6 +136,7 @@ class Places:
             container.change(network="joined", joined=(*record.networks, joined))
             if record.state.running:
                 await self._settle_gateway(container)
+                await own_files.follow(container)
         await self.tell_names()
         self._publish("connect", container, joined)
 
@@ -156,6 +158,7 @@ class Places:
                 now = await self._wiring.disconnect(container.id, path, left.network)
                 container.change(endpoint=now)
                 await self._settle_gateway(container)
+                await own_files.follow(container)
             await self.give_back((left,))
         await self.tell_names()
         self._publish("disconnect", container, left)

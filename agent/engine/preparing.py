@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from agent.engine import files
+from agent.engine import own_files
 from agent.engine.container import Container
 from agent.engine.records import Record
 from agent.engine.seams import Images
@@ -23,7 +23,7 @@ from agent.network.desired import Endpoint
 from agent.runtime.oci import rootfs
 from agent.runtime.oci.bundle import oci_config
 from agent.runtime.oci.capabilities import capabilities
-from agent.runtime.oci.process import ExecRequest, exec_process, hostname
+from agent.runtime.oci.process import ExecRequest, exec_process
 from agent.runtime.oci.request import ContainerRequest, ResolvedDevice, ResolvedMount
 from agent.runtime.oci.seccomp import compile_profile, default_profile, parse_profile
 from agent.runtime.runtime import Bundle, LogPolicy
@@ -50,12 +50,14 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preparer:
-    """Makes bundles. `pid_of` gives the pid of a running container, by name or id."""
+    """Makes bundles. `running` finds a container that runs, by name or id."""
 
-    def __init__(self, ground: Ground, images: Images, pid_of: Callable[[str], int]) -> None:
+    def __init__(
+        self, ground: Ground, images: Images, running: Callable[[str], Container]
+    ) -> None:
         self._ground = ground
         self._images = images
-        self._pid_of = pid_of
+        self._running = running
 
     async def mount(self, container: Container) -> None:
         """Mount the root, and fill fresh volumes from it."""
@@ -71,14 +73,30 @@ class Preparer:
 
     def netns(self, record: Record, endpoint: Endpoint | None) -> str:
         """The network namespace to join: its own, another container's, or empty."""
-        mode = record.host_config.network_mode
-        if mode.startswith("container:"):
-            return f"/proc/{self._pid_of(mode.partition(':')[2])}/ns/net"
+        other = self._shared(record)
+        if other is not None:
+            return f"/proc/{other.state.pid}/ns/net"
         return endpoint.netns_path if endpoint is not None else ""
+
+    def _shared(self, record: Record) -> Container | None:
+        """The container whose network it has, and with it that one's names."""
+        mode = record.host_config.network_mode
+        is_shared = mode.startswith("container:")
+        return self._running(mode.partition(":")[2]) if is_shared else None
 
     async def bundle(self, container: Container, endpoint: Endpoint | None) -> Bundle:
         """The bundle of a container whose root is mounted."""
         netns = self.netns(container.record, endpoint)
+        other = self._shared(container.record)
+        if other is not None:
+            of = other.record.config
+            config = container.record.config
+            container.change(
+                config=msgspec.structs.replace(
+                    config, hostname=of.hostname, domainname=of.domainname
+                ),
+                files_of=other.id,
+            )
         return await asyncio.to_thread(self._bundle, container, endpoint, netns)
 
     async def exec_process(
@@ -115,15 +133,18 @@ class Preparer:
         if record.config.working_dir:
             rootfs.make_workdir(root, record.config.working_dir)
         request = self._request(container, root)
-        made = _write_files(container.bundle, request, endpoint)
+        container.bundle.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not record.files_of:
+            own_files.write(container, endpoint)
+        directory = own_files.directory(container)
         request = msgspec.structs.replace(
             request,
             netns=netns,
             namespaces=self._joined(host),
             shm=self._shm(host),
-            resolv_conf=made["resolv.conf"],
-            hosts=made["hosts"],
-            hostname_file=made["hostname"],
+            resolv_conf=str(directory / "resolv.conf"),
+            hosts=str(directory / "hosts"),
+            hostname_file=str(directory / "hostname"),
         )
         return msgspec.structs.replace(self.adoption(container), spec=oci_config(request))
 
@@ -169,7 +190,7 @@ class Preparer:
     def _joined(self, host: HostConfig) -> dict[str, str]:
         modes = (("pid", host.pid_mode), ("ipc", host.ipc_mode), ("uts", host.uts_mode))
         return {
-            kind: f"/proc/{self._pid_of(mode.partition(':')[2])}/ns/{kind}"
+            kind: f"/proc/{self._running(mode.partition(':')[2]).state.pid}/ns/{kind}"
             for kind, mode in modes
             if mode.startswith("container:")
         }
@@ -177,7 +198,8 @@ class Preparer:
     def _shm(self, host: HostConfig) -> str:
         if not host.ipc_mode.startswith("container:"):
             return ""
-        return f"/proc/{self._pid_of(host.ipc_mode.partition(':')[2])}/root/dev/shm"
+        other = self._running(host.ipc_mode.partition(":")[2])
+        return f"/proc/{other.state.pid}/root/dev/shm"
 
 
 def log_policy(host: HostConfig) -> LogPolicy:
@@ -239,36 +261,6 @@ def _seccomp(host: HostConfig) -> Mapping[str, Any] | None:
 @lru_cache(maxsize=32)
 def _default_seccomp(held: tuple[str, ...]) -> Mapping[str, Any]:
     return compile_profile(default_profile(), held, platform.machine())
-
-
-def _write_files(
-    directory: Path, request: ContainerRequest, endpoint: Endpoint | None
-) -> dict[str, str]:
-    name = hostname(request)
-    texts = {
-        "hostname": name + "\n",
-        "hosts": files.hosts(
-            name,
-            request.config.domainname,
-            endpoint.own_addresses if endpoint else (),
-            endpoint.outward.gateway if endpoint else "",
-            request.host.extra_hosts or (),
-        ),
-        "resolv.conf": _resolv_conf(request.host, endpoint),
-    }
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for file, text in texts.items():
-        (directory / file).write_text(text)
-        (directory / file).chmod(0o644)
-    return {file: str(directory / file) for file in texts}
-
-
-def _resolv_conf(host: HostConfig, endpoint: Endpoint | None) -> str:
-    file = Path("/etc/resolv.conf")
-    inherited = file.read_text() if file.exists() else ""
-    if endpoint is not None and endpoint.named_networks:
-        return files.resolv_conf_with_names(inherited, host)
-    return files.resolv_conf(inherited, host, own_network=host.network_mode != "host")
 
 
 def _populate(root: Path, record: Record) -> None:

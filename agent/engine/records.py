@@ -103,6 +103,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             another container, or as a person asked (`joined`).
         joined: the networks a person asked for, in the order of its interfaces.
         attachments: a task's networks, in the order of its interfaces.
+        files_of: the container whose hosts, hostname and resolv.conf it has, as of its last
+            start; empty where it has its own.
     """
 
     id: str
@@ -125,6 +127,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
     endpoint: Endpoint | None = None
     owner: str = ""
+    files_of: str = ""
 
     @property
     def networks(self) -> tuple[Joined, ...]:

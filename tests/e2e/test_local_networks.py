@@ -62,6 +62,40 @@ def test_containers_of_a_users_network_know_each_other_by_name(host: Cluster) ->
     assert host.docker("m1", "network", "prune", "-f").split()[-2:] == ["red", "blue"]
 
 
+def test_a_running_container_of_bridge_learns_names_when_it_joins_a_network(
+    host: Cluster,
+) -> None:
+    def resolver(name: str) -> str:
+        return host.docker("m1", "exec", name, "cat", "/etc/resolv.conf")
+
+    host.docker("m1", "network", "create", "green")
+    run(host, "old")
+    run(host, "own")
+    run(host, "peer", "--network", "green")
+    run(host, "beside", "--network", "container:old")
+    before = resolver("old")
+    host.docker("m1", "exec", "own", "sh", "-c", "echo nameserver 192.0.2.7 >/etc/resolv.conf")
+    for name in ("old", "own"):
+        host.docker("m1", "network", "connect", "green", name)
+    assert "nameserver 127.0.0.11" in resolver("old")
+    for name in ("old", "beside"):
+        assert pings(host, name, "peer"), name
+    assert pings(host, "peer", "old")
+    assert resolver("own") == "nameserver 192.0.2.7"
+    for file in ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname"):
+        shown = [host.docker("m1", "exec", each, "cat", file) for each in ("old", "beside")]
+        assert shown[0] == shown[1], file
+    names = [host.docker("m1", "exec", each, "hostname") for each in ("old", "beside")]
+    assert names[0] == names[1]
+    host.docker("m1", "network", "disconnect", "green", "old")
+    assert resolver("old") == before
+    said = host.docker("m1", "run", "--rm", "--network", "container:old", "-h", "x", "busybox",
+                       check=False)  # fmt: skip
+    assert "conflicting options: hostname and the network mode" in said
+    host.docker("m1", "rm", "-f", "old", "own", "peer", "beside")
+    host.docker("m1", "network", "rm", "green")
+
+
 def test_stopped_containers_change_networks_and_start_on_them(host: Cluster) -> None:
     host.docker("m1", "network", "create", "inner", "--internal", "--ipv6")
     host.docker("m1", "create", "--name", "late", "busybox", "sleep", "600")

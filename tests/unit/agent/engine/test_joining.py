@@ -1,17 +1,22 @@
 """Which networks a person asked for, and what does not go together."""
 
+from typing import Any
+
 import pytest
 
 from agent.engine.joining import (
     asked_networks,
     check_settings,
+    check_sharing,
     kind_of,
     needs_gateway,
     wanted_addresses,
 )
 from agent.engine.records import Joined, Kind
+from shoal.common.engine_http.body import convert
 from shoal.model.container import (
     ContainerConfig,
+    ContainerCreate,
     EndpointIPAMConfig,
     EndpointSettings,
     HostConfig,
@@ -100,3 +105,36 @@ def test_wanted_addresses_are_of_both_families() -> None:
     both = EndpointIPAMConfig(ipv4_address="10.0.0.1", ipv6_address="fd00::1")
     assert wanted_addresses(EndpointSettings(ipam_config=both)) == ("10.0.0.1", "fd00::1")
     assert wanted_addresses(PLAIN) == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"Hostname": "a"}, "conflicting options: hostname and the network mode"),
+        ({"MacAddress": "02:42:00:00:00:01"}, "mac-address and the network mode"),
+        ({"ExposedPorts": {"80/tcp": {}}}, "port exposing and the container type network mode"),
+        ({"Host": {"Dns": ["192.0.2.1"]}}, "dns and the network mode"),
+        (
+            {"Host": {"ExtraHosts": ["a:192.0.2.1"]}},
+            "custom host-to-IP mapping and the network",
+        ),
+        (
+            {"Host": {"PortBindings": {"80/tcp": [{}]}}},
+            "port publishing and the container type",
+        ),
+        ({"Host": {"PublishAllPorts": True}}, "port publishing and the container type"),
+        ({"Host": {"NetworkMode": "container:"}}, "invalid container format"),
+    ],
+)
+def test_the_network_of_another_container_comes_with_all_that_is_its(
+    said: dict[str, Any], sentence: str
+) -> None:
+    host = {"NetworkMode": "container:x", **said.get("Host", {})}
+    rest = {key: value for key, value in said.items() if key != "Host"}
+    wrong = convert({"Image": "a", "HostConfig": host, **rest}, ContainerCreate)
+    with pytest.raises(InvalidArgument, match=sentence):
+        check_sharing(wrong)
+    fine = convert(
+        {"Image": "a", "HostConfig": {**host, "NetworkMode": "red"}, **rest}, ContainerCreate
+    )
+    check_sharing(fine)
