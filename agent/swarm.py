@@ -6,17 +6,16 @@ cluster half is the manager's (`agent.api.cluster`). Built by `agent.__main__`.
 """
 
 import asyncio
-import contextlib
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import msgspec
 import structlog
 
 from agent.attaching import AttachmentClient, Place, Wish
+from agent.local_manager import LocalManager, check_forced
 from agent.membership import ClusterAgent
 from agent.renewal import CertificateClient
 from proto import members_pb2, members_pb2_grpc
@@ -24,6 +23,7 @@ from shoal.common.advertise import advertised, choose, forget
 from shoal.common.certificates import Role, new_key_pem
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
+from shoal.common.engine_http.body import decode
 from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.join_client import Newcomer, join
@@ -35,7 +35,6 @@ from shoal.common.supervise import StoppableGroup, stoppable_group
 from shoal.model.assignment import Assignments, ManagerAddress
 from shoal.model.errors import (
     ClusterError,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -43,10 +42,10 @@ from shoal.model.errors import (
 )
 from shoal.model.ids import NodeID, TaskID
 from shoal.model.names import Wire
+from shoal.model.spec.cluster import InitRequest
 
 _log = structlog.get_logger(__name__)
 
-FOUND_SECONDS = 60.0
 JOIN_SECONDS = 20.0
 LEAVE_SECONDS = 10.0
 TOLD_SECONDS = 10.0
@@ -96,7 +95,7 @@ class HostCluster:
         chance: random.Random,
     ) -> None:
         self._plain = config
-        self._control = host
+        self._manager = LocalManager(config, host)
         self._make = make
         self._clock = clock
         self._chance = chance
@@ -118,12 +117,6 @@ class HostCluster:
     def config(self) -> HostConfig:
         """The host's configuration with the addresses it entered its cluster with."""
         return advertised(self._plain)
-
-    @property
-    def _host(self) -> HostControl:
-        if self._control is None:
-            raise FailedPrecondition("this agent runs alone: start it under `shoal host`")
-        return self._control
 
     @property
     def agent(self) -> ClusterAgent | None:
@@ -184,7 +177,8 @@ class HostCluster:
             self._removed = str(denied.exceptions[0])
             _log.error("the cluster does not know this node any more", reason=self._removed)
             self._present.clear()
-            await self._retire_manager()
+            if self._current is not None and self._current.get().role is Role.MANAGER:
+                await self._manager.retire()
         finally:
             self._life = None
             self._ended.set()
@@ -219,68 +213,36 @@ class HostCluster:
         seen = current.get()
         while True:
             if seen.role is Role.MANAGER:
-                await self._start_manager()
+                known = self._agent.manager_addresses() if self._agent is not None else ()
+                await self._manager.start(known)
             else:
-                await self._stop_manager()
+                await self._manager.stop()
             seen = await current.changed(seen)
-
-    async def _start_manager(self) -> None:
-        if self._agent is not None and (known := self._agent.manager_addresses()):
-            save_managers(self._plain.state, known)
-        await self._host.start_manager()
-
-    async def _retire_manager(self) -> None:
-        """Of a node that was removed: its etcd is no member any more. Its data stay.
-
-        They may be the newest there are, if it was a restored cluster that disowned us.
-        """
-        if self._current is not None and self._current.get().role is Role.MANAGER:
-            await self._host.stop_manager()
-            await self._host.stop_etcd(purge_state=False)
-
-    async def _stop_manager(self) -> None:
-        await self._host.stop_manager()
-        await self._host.stop_etcd(purge_state=True)
-        await asyncio.to_thread(_remove_tree, self._plain.manager_secrets)
 
     # -- the three calls
 
     async def init(self, body: bytes) -> tuple[int, bytes]:
-        """Found a cluster here; the manager's answer as (status, JSON)."""
+        """Found a cluster here, or force it anew; the answer as (status, JSON)."""
+        request = decode(body, InitRequest)
         async with self._turn:
+            if request.force_new_cluster and self._current is not None:
+                return 200, await self._force_new(request, self._current.get())
             self._must_be_free()
             check_free(self._plain, (*MANAGER_PORTS, AGENT_PORT))
-            await self._host.start_manager()
-            try:
-                async with asyncio.timeout(FOUND_SECONDS):
-                    status, answer = await self._ask_founder(body)
-            except TimeoutError as error:
-                raise Unavailable("founding the cluster took too long, see the log") from error
+            status, answer = await self._manager.found(body)
             if status != 200:
-                await self._stop_manager()
+                await self._manager.stop()
                 forget(self._plain)
                 return status, answer
             config = self.config
             self._become(self._store.load(), (f"{config.address}:{config.port}",))
             return status, answer
 
-    async def _ask_founder(self, body: bytes) -> tuple[int, bytes]:
-        socket = Path(self._plain.run) / "founding.sock"
-        headers = {"Content-Type": "application/json"}
-        while True:
-            connector = aiohttp.UnixConnector(str(socket))
-            try:
-                async with (
-                    aiohttp.ClientSession(connector=connector) as client,
-                    client.post(
-                        "http://founder/swarm/init", data=body, headers=headers
-                    ) as answer,
-                ):
-                    return answer.status, await answer.read()
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.02)  # the manager is being forked
-            except aiohttp.ClientError as error:
-                raise Unavailable(f"the manager ended while it founded: {error}") from error
+    async def _force_new(self, request: InitRequest, me: Identity) -> bytes:
+        """Have this host's manager go on alone; its node id, as JSON, when it serves."""
+        check_forced(request, me.role, self.config, self._removed)
+        await self._manager.force_new()
+        return msgspec.json.encode(me.node_id)
 
     async def join(self, request: JoinRequest) -> None:
         """Become a node of an existing cluster; a manager waits until it serves."""
@@ -357,7 +319,7 @@ class HostCluster:
             if self._life is not None:
                 self._life.stop()
                 await self._ended.wait()
-            await self._stop_manager()
+            await self._manager.stop()
             await agent.leave()
             self._agent = self._current = self._renewal = self._attaching = None
             self._gone.set()
@@ -457,8 +419,3 @@ class HostCluster:
                 {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
             ],
         }
-
-
-def _remove_tree(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)

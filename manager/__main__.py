@@ -17,9 +17,16 @@ from manager.api.app import cluster_api
 from manager.api.backend import Backend
 from manager.control.operations import Chance, Operations
 from manager.door import AgentLeaves, Doors
-from manager.enrolment import ManagerFiles, RemoteGate, enter_store
-from manager.founding import Founder, InitRequest
+from manager.enrolment import (
+    Forgotten,
+    ManagerFiles,
+    RemoteGate,
+    enter_store,
+    until_forgotten,
+)
+from manager.founding import Founder
 from manager.member import Member
+from manager.recovering import take_over
 from manager.running import RunningManager, private_socket
 from manager.store.etcd import connect, unix_target
 from manager.store.kv import KV
@@ -34,8 +41,10 @@ from shoal.common.entropy import SystemIds, random_bytes
 from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.known_managers import load_managers
+from shoal.common.recovery_order import recovery_done, recovery_ordered
 from shoal.model.errors import NotFound, Unavailable
 from shoal.model.ids import NodeID
+from shoal.model.spec.cluster import InitRequest
 
 _log = structlog.get_logger("manager")
 
@@ -71,6 +80,7 @@ class Manager:
         self._chance = random.Random()  # noqa: S311 - spreads delays, guards nothing
         self._store = IdentityStore(Path(config.state) / "identity")
         self._ready = asyncio.Event()
+        self._manager: RunningManager | None = None
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -82,8 +92,7 @@ class Manager:
             except NotFound:
                 await self._found_and_serve(kv)
             else:
-                await self._enter(identity, kv)
-                await self._serve(identity, kv)
+                await self._stay(identity, kv, entered=False)
 
     async def _found_and_serve(self, kv: KV) -> None:
         founded: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
@@ -103,21 +112,58 @@ class Manager:
         router.add("POST", "/swarm/init", init)
         async with EngineServer(router) as server:
             await server.serve_unix(Path(self._config.run) / "founding.sock", mode=0o600)
-            await self._serve(await founded, kv)
+            await self._stay(await founded, kv, entered=True)
 
-    async def _enter(self, identity: Identity, kv: KV) -> None:
-        """Have this host's etcd run as a voting member."""
+    async def _stay(self, identity: Identity, kv: KV, *, entered: bool) -> None:
+        """Be a manager until cancelled, or until the others have removed this one's member.
+
+        Then its data are dropped and this ends: the host starts the next, which joins anew.
+        """
         files = ManagerFiles(self._config)
         member = Member(
             self._config, identity.node_id, identity.cluster_id, files.tls, self._host, kv
         )
         gate = RemoteGate(self._config, identity, load_managers(self._config.state), files)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(
+                    until_forgotten(member, gate, self._in_store), name="standing"
+                )
+                if not entered:
+                    await self._enter(identity, kv, member, gate)
+                await self._serve(identity, kv)
+        except* Forgotten as forgotten:
+            _log.warning("joining anew", reason=str(forgotten.exceptions[0]))
+            await member.stop(purge_state=True)
+
+    def _in_store(self) -> bool:
+        return self._manager is not None and self._manager.in_store
+
+    async def _enter(
+        self, identity: Identity, kv: KV, member: Member, gate: RemoteGate
+    ) -> None:
+        """Have this host's etcd run as a voting member, or as the only one if so ordered."""
+        if recovery_ordered(self._config.state):
+            await take_over(
+                member,
+                self._config,
+                identity.node_id,
+                kv,
+                self._clock,
+                self._ids,
+                self._chance,
+            )
+            recovery_done(self._config.state)
+            return
         await enter_store(
-            member, gate, files, lambda sentence: _log.info("waiting", reason=sentence)
+            member,
+            gate,
+            ManagerFiles(self._config),
+            lambda sentence: _log.info("waiting", reason=sentence),
         )
 
     async def _serve(self, identity: Identity, kv: KV) -> None:
-        manager = RunningManager(
+        self._manager = manager = RunningManager(
             self._config,
             CurrentIdentity(identity),
             self._store,

@@ -28,6 +28,7 @@ from shoal.model.states import NodeRole
 ACCESS: Access = {
     "/shoal.Members/Admit": MANAGERS,
     "/shoal.Members/Promote": MANAGERS,
+    "/shoal.Members/Standing": MANAGERS,
     "/shoal.Members/Remove": MANAGERS,
 }
 ATTEMPTS = 5
@@ -144,6 +145,14 @@ class AdmissionService(members_pb2_grpc.MembersServicer):
             ),
         )
         return members_pb2.PromoteResponse()
+
+    @override
+    async def Standing(
+        self, request: members_pb2.StandingRequest, context: Any
+    ) -> members_pb2.StandingResponse:
+        await self._caller(context)
+        held = await self._membership.holds(request.peer_url)
+        return members_pb2.StandingResponse(member=held)
 
     @override
     async def Remove(

@@ -5,25 +5,27 @@ in, one after another (`RemoteGate`). All of it may be repeated after a crash at
 the manager then serves is `manager.running`'s. The design: docs/design/cluster-membership.md.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 
-from manager.member import Admission, Member, Peer, PeerTLS
+from manager.member import Admission, Gate, Member, Peer, PeerTLS
 from proto import ca_pb2, ca_pb2_grpc, members_pb2, members_pb2_grpc
 from shoal.common.certificates import new_csr_pem, new_key_pem
 from shoal.common.config import HostConfig
 from shoal.common.identity import Identity
 from shoal.common.rpc import channel, unary
-from shoal.model.errors import NotFound, Unavailable
+from shoal.model.errors import ClusterError, NotFound, Unavailable
 
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 CALL_SECONDS = 10.0
+STANDING_SECONDS = 5.0
 
 
 class ManagerFiles:
@@ -120,6 +122,15 @@ class RemoteGate:
 
         await self._any(ask)
 
+    async def holds(self, peer_url: str) -> bool:
+        async def ask(address: str) -> members_pb2.StandingResponse:
+            async with channel(address, self._identity) as to:
+                stub = members_pb2_grpc.MembersStub(to)
+                request = members_pb2.StandingRequest(peer_url=peer_url)
+                return await unary(stub.Standing, request, seconds=CALL_SECONDS)
+
+        return (await self._any(ask)).member
+
     async def etcd_certificate(self) -> None:
         """Have etcd's certificate and roots on disk."""
         key = new_key_pem()
@@ -163,6 +174,33 @@ async def enter_store(
         else:
             return
     await member.join(gate, say)
+
+
+class Forgotten(Unavailable):
+    """The managers have removed this host's member while it was away."""
+
+
+async def until_forgotten(member: Member, gate: Gate, healthy: Callable[[], bool]) -> NoReturn:
+    """Watch over this host's place in the store, until cancelled.
+
+    A member that was removed and did not hear of it, because the cluster was forced anew or
+    its host was demoted and promoted again while it was away, would try for ever: its etcd
+    ends at each start. While it is not `healthy` the other managers are asked.
+
+    Raises:
+        Forgotten: it has to join anew, without the data it has.
+    """
+    while True:
+        await asyncio.sleep(STANDING_SECONDS)
+        if healthy() or not member.has_data:
+            continue
+        try:
+            held = await gate.holds(member.url)
+        except ClusterError as error:
+            _log.info("nobody knows this member's standing", reason=str(error))
+            continue
+        if not held:
+            raise Forgotten("the managers have removed this member of the store")
 
 
 def _has_key(files: ManagerFiles) -> bool:

@@ -28,29 +28,13 @@ from shoal.model.changes import Create, Group
 from shoal.model.defaults import merged_cluster
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
-from shoal.model.names import Wire
 from shoal.model.objects import Cluster, ManagerInfo, Network, Node
-from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.cluster import InitRequest
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
 from shoal.model.validate.cluster import check_pools
 
 _log = structlog.get_logger(__name__)
-
-
-class InitRequest(Wire, frozen=True, kw_only=True):
-    """The body of `POST /swarm/init` (docker-swarm.md 2.2)."""
-
-    listen_addr: str = ""
-    advertise_addr: str = ""
-    data_path_addr: str = ""
-    data_path_port: int = 0
-    default_addr_pool: tuple[str, ...] = ()
-    subnet_size: int = 0
-    force_new_cluster: bool = False
-    auto_lock_managers: bool = False
-    availability: str = ""
-    spec: ClusterSpec = ClusterSpec()
 
 
 class Founder:
@@ -154,11 +138,6 @@ async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Netwo
 
 
 def _check(request: InitRequest, config: HostConfig) -> None:
-    if request.force_new_cluster:
-        raise InvalidArgument(
-            "ForceNewCluster: this host is in no cluster, so there is nothing to take over",
-            field="ForceNewCluster",
-        )
     if request.auto_lock_managers or request.spec.encryption_config.auto_lock_managers:
         raise InvalidArgument(
             "AutoLockManagers: locking managers is not there yet", field="AutoLockManagers"

@@ -78,6 +78,10 @@ class Gate(Protocol):
         """Let it vote; idempotent. `Unavailable` while not in sync, `NotFound` if removed."""
         ...
 
+    async def holds(self, peer_url: str) -> bool:
+        """Whether a member, voting or not, has this address."""
+        ...
+
 
 class EtcdHost(Protocol):
     """What a member asks of its host; `shoal.common.host_client.HostControl` is one."""
@@ -190,6 +194,9 @@ class Membership:
                 f"the joining manager has not caught up yet: {error}", retry_after=_ASK_AGAIN
             ) from error
 
+    async def holds(self, peer_url: str) -> bool:
+        return any(peer_url in each.peer_urls for each in await self._kv.member_list())
+
     async def remove(self, member: int, reachable: Collection[str]) -> None:
         """Remove a member for good; nothing happens if it is gone already.
 
@@ -294,6 +301,11 @@ class Member:
         self._host = host
         self._kv = kv
         self._url = peer_url(config.address, config.etcd_port)
+
+    @property
+    def url(self) -> str:
+        """Where its peers reach it."""
+        return self._url
 
     @property
     def has_data(self) -> bool:

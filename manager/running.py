@@ -121,6 +121,11 @@ class RunningManager:
             clock,
         )
 
+    @property
+    def in_store(self) -> bool:
+        """Whether the store lets this manager hold its lease."""
+        return self._presence.lease is not None
+
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled; `ready` is set once this manager can be asked anything."""
         keep = self._supervisor.keep

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/members.proto\x12\x05shoal\" \n\x0c\x41\x64mitRequest\x12\x10\n\x08peer_url\x18\x01 \x01(\t\"&\n\tStorePeer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"R\n\rAdmitResponse\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x1f\n\x05peers\x18\x02 \x03(\x0b\x32\x10.shoal.StorePeer\x12\x10\n\x08\x64\x61ta_key\x18\x03 \x01(\x0c\"G\n\x0ePromoteRequest\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x0cjoin_address\x18\x03 \x01(\t\"\x11\n\x0fPromoteResponse\" \n\rRemoveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse2\xae\x01\n\x07Members\x12\x32\n\x05\x41\x64mit\x12\x13.shoal.AdmitRequest\x1a\x14.shoal.AdmitResponse\x12\x38\n\x07Promote\x12\x15.shoal.PromoteRequest\x1a\x16.shoal.PromoteResponse\x12\x35\n\x06Remove\x12\x14.shoal.RemoveRequest\x1a\x15.shoal.RemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/members.proto\x12\x05shoal\" \n\x0c\x41\x64mitRequest\x12\x10\n\x08peer_url\x18\x01 \x01(\t\"&\n\tStorePeer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\"R\n\rAdmitResponse\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x1f\n\x05peers\x18\x02 \x03(\x0b\x32\x10.shoal.StorePeer\x12\x10\n\x08\x64\x61ta_key\x18\x03 \x01(\x0c\"G\n\x0ePromoteRequest\x12\x0e\n\x06member\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x14\n\x0cjoin_address\x18\x03 \x01(\t\"\x11\n\x0fPromoteResponse\"#\n\x0fStandingRequest\x12\x10\n\x08peer_url\x18\x01 \x01(\t\"\"\n\x10StandingResponse\x12\x0e\n\x06member\x18\x01 \x01(\x08\" \n\rRemoveRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse2\xeb\x01\n\x07Members\x12\x32\n\x05\x41\x64mit\x12\x13.shoal.AdmitRequest\x1a\x14.shoal.AdmitResponse\x12\x38\n\x07Promote\x12\x15.shoal.PromoteRequest\x1a\x16.shoal.PromoteResponse\x12;\n\x08Standing\x12\x16.shoal.StandingRequest\x1a\x17.shoal.StandingResponse\x12\x35\n\x06Remove\x12\x14.shoal.RemoveRequest\x1a\x15.shoal.RemoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROMOTEREQUEST']._serialized_end=259
   _globals['_PROMOTERESPONSE']._serialized_start=261
   _globals['_PROMOTERESPONSE']._serialized_end=278
-  _globals['_REMOVEREQUEST']._serialized_start=280
-  _globals['_REMOVEREQUEST']._serialized_end=312
-  _globals['_REMOVERESPONSE']._serialized_start=314
-  _globals['_REMOVERESPONSE']._serialized_end=330
-  _globals['_MEMBERS']._serialized_start=333
-  _globals['_MEMBERS']._serialized_end=507
+  _globals['_STANDINGREQUEST']._serialized_start=280
+  _globals['_STANDINGREQUEST']._serialized_end=315
+  _globals['_STANDINGRESPONSE']._serialized_start=317
+  _globals['_STANDINGRESPONSE']._serialized_end=351
+  _globals['_REMOVEREQUEST']._serialized_start=353
+  _globals['_REMOVEREQUEST']._serialized_end=385
+  _globals['_REMOVERESPONSE']._serialized_start=387
+  _globals['_REMOVERESPONSE']._serialized_end=403
+  _globals['_MEMBERS']._serialized_start=406
+  _globals['_MEMBERS']._serialized_end=641
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class MembersStub:
                 request_serializer=proto_dot_members__pb2.PromoteRequest.SerializeToString,
                 response_deserializer=proto_dot_members__pb2.PromoteResponse.FromString,
                 _registered_method=True)
+        self.Standing = channel.unary_unary(
+                '/shoal.Members/Standing',
+                request_serializer=proto_dot_members__pb2.StandingRequest.SerializeToString,
+                response_deserializer=proto_dot_members__pb2.StandingResponse.FromString,
+                _registered_method=True)
         self.Remove = channel.unary_unary(
                 '/shoal.Members/Remove',
                 request_serializer=proto_dot_members__pb2.RemoveRequest.SerializeToString,
@@ -68,6 +73,14 @@ class MembersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Standing(self, request, context):
+        """Whether the store has the caller as a member, voting or not: one that was removed while it
+        was away finds out so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Remove(self, request, context):
         """Take the caller, or another manager, out of the store's members.
         """
@@ -87,6 +100,11 @@ def add_MembersServicer_to_server(servicer, server):
                     servicer.Promote,
                     request_deserializer=proto_dot_members__pb2.PromoteRequest.FromString,
                     response_serializer=proto_dot_members__pb2.PromoteResponse.SerializeToString,
+            ),
+            'Standing': grpc.unary_unary_rpc_method_handler(
+                    servicer.Standing,
+                    request_deserializer=proto_dot_members__pb2.StandingRequest.FromString,
+                    response_serializer=proto_dot_members__pb2.StandingResponse.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
@@ -148,6 +166,33 @@ class Members:
             '/shoal.Members/Promote',
             proto_dot_members__pb2.PromoteRequest.SerializeToString,
             proto_dot_members__pb2.PromoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Standing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.Members/Standing',
+            proto_dot_members__pb2.StandingRequest.SerializeToString,
+            proto_dot_members__pb2.StandingResponse.FromString,
             options,
             channel_credentials,
             insecure,

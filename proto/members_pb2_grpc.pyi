@@ -35,6 +35,10 @@ class MembersStub:
     """A place as a learner; may be asked again. Unavailable, with the reason, while it must wait."""
     Promote: _grpc.UnaryUnaryMultiCallable[_members_pb2.PromoteRequest, _members_pb2.PromoteResponse]
     """Let the learner vote, once it is in sync; makes the caller a manager in the cluster's list."""
+    Standing: _grpc.UnaryUnaryMultiCallable[_members_pb2.StandingRequest, _members_pb2.StandingResponse]
+    """Whether the store has the caller as a member, voting or not: one that was removed while it
+    was away finds out so.
+    """
     Remove: _grpc.UnaryUnaryMultiCallable[_members_pb2.RemoveRequest, _members_pb2.RemoveResponse]
     """Take the caller, or another manager, out of the store's members."""
 
@@ -45,6 +49,10 @@ class MembersAsyncStub(MembersStub):
     """A place as a learner; may be asked again. Unavailable, with the reason, while it must wait."""
     Promote: _aio.UnaryUnaryMultiCallable[_members_pb2.PromoteRequest, _members_pb2.PromoteResponse]  # type: ignore[assignment]
     """Let the learner vote, once it is in sync; makes the caller a manager in the cluster's list."""
+    Standing: _aio.UnaryUnaryMultiCallable[_members_pb2.StandingRequest, _members_pb2.StandingResponse]  # type: ignore[assignment]
+    """Whether the store has the caller as a member, voting or not: one that was removed while it
+    was away finds out so.
+    """
     Remove: _aio.UnaryUnaryMultiCallable[_members_pb2.RemoveRequest, _members_pb2.RemoveResponse]  # type: ignore[assignment]
     """Take the caller, or another manager, out of the store's members."""
 
@@ -64,6 +72,16 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_members_pb2.PromoteResponse, _abc.Awaitable[_members_pb2.PromoteResponse]]:
         """Let the learner vote, once it is in sync; makes the caller a manager in the cluster's list."""
+
+    @_abc_1.abstractmethod
+    def Standing(
+        self,
+        request: _members_pb2.StandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.StandingResponse, _abc.Awaitable[_members_pb2.StandingResponse]]:
+        """Whether the store has the caller as a member, voting or not: one that was removed while it
+        was away finds out so.
+        """
 
     @_abc_1.abstractmethod
     def Remove(

@@ -119,13 +119,19 @@ class Sessions:
         """Open a session; an older one of the node ends.
 
         Waits until memory has reached what the agent has applied, so that a lagging manager
-        never tells it to stop what it does not know of.
+        never tells it to stop what it does not know of. What was applied in an earlier
+        incarnation of the cluster counts no more.
         """
         lease = self._presence.lease
         if lease is None:
             raise Unavailable("this manager has no quorum at present", retry_after=1.0)
         await self._barrier.reached()
-        await self._memory.reached(applied.revision)
+        if applied.incarnation == self._incarnation():
+            await self._memory.reached(applied.revision)
+        elif applied.incarnation > self._incarnation():
+            raise Unavailable(
+                "this manager is of a cluster that was forced anew without it", retry_after=5.0
+            )
         self._opening[node] = self._opening.get(node, 0) + 1
         try:
             return await self._opened(node, report, lease)
@@ -133,6 +139,10 @@ class Sessions:
             self._opening[node] -= 1
             if not self._opening[node]:
                 del self._opening[node]
+
+    def _incarnation(self) -> int:
+        cluster = self._memory.cluster()
+        return cluster.incarnation if cluster is not None else 0
 
     async def _opened(self, node: NodeID, report: NodeReport, lease: int) -> AgentSession:
         """Write the session's key, and have the session from then on."""

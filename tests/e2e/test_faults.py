@@ -234,3 +234,40 @@ def test_every_host_after_a_power_cut_of_all(cluster: Cluster) -> None:
     await_ready(cluster)
     cluster.await_running("m1", "web", 10, 40)
     eventually(lambda: len(cluster.containers_of("web")), lambda count: count == 10, 20)
+
+
+def test_a_cluster_whose_quorum_is_lost_is_forced_anew(cluster: Cluster) -> None:
+    """One manager goes on alone; the others come back as workers and are promoted again."""
+    create(cluster, "web", 10)
+    hosts = ("m1", "w1", "w2")
+    kept = cluster.containers_of("web", hosts)
+    cluster.sandbox("kill", "m2")
+    cluster.sandbox("kill", "m3")
+    said = cluster.docker("w1", "swarm", "init", "--force-new-cluster", check=False)
+    assert "only a manager has the state" in said
+    cluster.docker("m1", "swarm", "init", "--force-new-cluster", "--advertise-addr",
+                   cluster.hosts["m1"]["address"])  # fmt: skip
+    create(cluster, "after", 3)
+    cluster.await_running("m1", "web", 10, 30)
+    assert kept.items() <= cluster.containers_of("web", hosts).items()
+    cluster.sandbox("start", "m2")
+    cluster.sandbox("start", "m3")
+    await_ready(cluster)
+    form = "{{.Hostname}} {{.ManagerStatus}}"
+    rows = cluster.docker("m1", "node", "ls", "--format", form).splitlines()
+    assert sorted(row.strip() for row in rows) == ["m1 Leader", "m2", "m3", "w1", "w2"]
+    eventually(lambda: cluster.pids("m2")["etcd"], lambda pid: pid is None, 20)
+    cluster.docker("m1", "node", "promote", "m2", "m3")
+    eventually(
+        lambda: cluster.docker("m1", "node", "ls", "--format", form).splitlines(),
+        lambda rows: {"m2 Reachable", "m3 Reachable"} <= {row.strip() for row in rows},
+        30,
+    )
+    eventually(
+        lambda: cluster.docker("m3", "service", "ls", "-q", check=False).split(),
+        lambda ids: len(ids) == 2,
+        20,
+    )
+    assert kept.items() <= cluster.containers_of("web").items(), cluster.docker(
+        "m1", "service", "ps", "--no-trunc", "web"
+    )

@@ -72,3 +72,21 @@ class ClusterSpec(Wire, frozen=True, kw_only=True):
     ca_config: CAConfig = always(CAConfig())
     task_defaults: TaskDefaults = always(TaskDefaults())
     encryption_config: EncryptionConfig = always(EncryptionConfig())
+
+
+class InitRequest(Wire, frozen=True, kw_only=True):
+    """The body of `POST /swarm/init` (docker-swarm.md 2.2).
+
+    `force_new_cluster` on a host in no cluster asks for what happens there anyway.
+    """
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    data_path_addr: str = ""
+    data_path_port: int = 0
+    default_addr_pool: tuple[str, ...] = ()
+    subnet_size: int = 0
+    force_new_cluster: bool = False
+    auto_lock_managers: bool = False
+    availability: str = ""
+    spec: ClusterSpec = ClusterSpec()

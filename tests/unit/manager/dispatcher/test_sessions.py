@@ -18,9 +18,9 @@ from shoal.common.entropy import SeededIds
 from shoal.common.supervise import stoppable_group
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Create, Group
-from shoal.model.errors import ClusterError
-from shoal.model.ids import NodeID
-from shoal.model.objects import Node, NodeReport
+from shoal.model.errors import ClusterError, Unavailable
+from shoal.model.ids import ClusterID, NodeID
+from shoal.model.objects import Cluster, Node, NodeReport
 from tests.unit.shoal.common.trusted import FixedClock
 
 pytestmark = pytest.mark.looptime
@@ -53,6 +53,12 @@ class Lab:
         """Whether the store says that the node has a session."""
         node = self.memory.node(NODE)
         return node is not None and node.session is not None
+
+    async def become(self, cluster: Cluster) -> None:
+        """The store holds this cluster, and memory knows."""
+        commit = Commit(self.etcd.client(), self.memory, SeededIds(4))
+        outcome = await commit.commit([Group((Create(cluster),))])
+        await self.memory.reached(outcome.revision)
 
     async def until(self, held: bool) -> None:
         async with asyncio.timeout(10):
@@ -122,3 +128,21 @@ async def test_the_key_of_a_newer_session_stays() -> None:
         await asyncio.sleep(3)
         assert lab.held
         assert lab.sessions.of(NODE) is second
+
+
+async def test_what_was_applied_in_an_earlier_incarnation_is_not_waited_for() -> None:
+    """A cluster that was forced anew starts its revisions anew."""
+    async with running() as lab:
+        await lab.become(Cluster(id=ClusterID("c"), incarnation=2))
+        ahead = Stamp(incarnation=1, epoch=9, revision=10**6)
+        async with asyncio.timeout(5):
+            session = await lab.sessions.register(NODE, NodeReport(), ahead)
+        assert lab.sessions.of(NODE) is session
+
+
+async def test_a_manager_of_an_earlier_incarnation_serves_nobody_of_the_later() -> None:
+    async with running() as lab:
+        await lab.become(Cluster(id=ClusterID("c"), incarnation=1))
+        later = Stamp(incarnation=2, epoch=1, revision=1)
+        with pytest.raises(Unavailable, match="forced anew without it"):
+            await lab.sessions.register(NODE, NodeReport(), later)
