@@ -1,7 +1,7 @@
 """`swarm init --force-new-cluster`: a cluster of one out of what this host's store holds.
 
 For when the quorum is lost for good. Services, tasks, secrets and workers stay. The other
-managers become workers in the list: their stores are not to be trusted any more, and where
+managers are down and become workers: their stores are not to be trusted any more, and where
 their hosts come back they fetch a worker's certificate and drop their data, to be promoted
 again. What agents may have heard from the lost majority and this host never did is undone by a
 new incarnation, which starts epochs and revisions anew. Called by `manager.__main__`; may be
@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from manager.member import Member
 from manager.store.commit import Commit
 from manager.store.feed import Feed
-from manager.store.kv import KV
+from manager.store.keys import SESSIONS
+from manager.store.kv import KV, DeleteRange, Prefix
 from manager.store.memory import Memory
 from manager.view import View
 from shoal.common.clock import Clock
@@ -27,7 +28,7 @@ from shoal.model.changes import Group, Update
 from shoal.model.errors import Internal, Unavailable
 from shoal.model.ids import IdSource, NodeID
 from shoal.model.objects import ManagerInfo, Node
-from shoal.model.states import NodeRole
+from shoal.model.states import NodeRole, NodeState
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ async def take_over(
         join_addr=f"{config.address}:{config.join_port}",
         member=f"{status.member:x}",
     )
+    # Sessions are lost with their managers, whose leases would keep the keys for a while.
+    await kv.txn((), (DeleteRange(Prefix(SESSIONS.encode())),))
     memory = Memory()
     feed = Feed(kv, memory, chance)
     async with stoppable_group() as group:
@@ -67,16 +70,29 @@ def new_incarnation(view: View, me: NodeID, info: ManagerInfo, now: datetime) ->
     cluster = view.cluster()
     if cluster is None:
         raise Internal("the store of this host holds no cluster")
-    anew = replace(cluster, incarnation=cluster.incarnation + 1, updated_at=now)
-    nodes = [
-        _as(node, NodeRole.MANAGER, info, now)
-        if node.id == me
-        else _as(node, NodeRole.WORKER, None, now)
-        for node in view.nodes()
-    ]
+    anew = replace(cluster, incarnation=cluster.incarnation + 1, forced_at=now)
+    nodes = []
+    for node in view.nodes():
+        if node.id == me:
+            nodes.append(_as(node, NodeRole.MANAGER, manager=info, updated_at=now))
+        elif _was_manager(node):
+            nodes.append(
+                _as(
+                    node,
+                    NodeRole.WORKER,
+                    manager=None,
+                    state=NodeState.DOWN,
+                    message="the cluster was forced anew without this manager",
+                    down_since=now,
+                    updated_at=now,
+                )
+            )
     return Group((Update(anew), *map(Update, nodes)), "cluster forced anew")
 
 
-def _as(node: Node, role: NodeRole, info: ManagerInfo | None, now: datetime) -> Node:
-    spec = replace(node.spec, role=role.value)
-    return replace(node, spec=spec, role=role, manager=info, updated_at=now)
+def _as(node: Node, role: NodeRole, **facts: object) -> Node:
+    return replace(node, spec=replace(node.spec, role=role.value), role=role, **facts)
+
+
+def _was_manager(node: Node) -> bool:
+    return NodeRole.MANAGER.value in (node.role.value, node.spec.role) or bool(node.manager)

@@ -18,6 +18,9 @@ GRACE = timedelta(seconds=3.5)
 """Above what a restart of the daemons takes (a second or two on a busy machine). What is lost
 without a word is noticed after 2 s of silence, or with its manager's lease after 3 s: in all
 5.5 to 7 s, of the 8 that a lost host's tasks may take until they run elsewhere."""
+FORCED_GRACE = timedelta(seconds=20)
+"""From when the cluster was forced anew: agents that had no manager for long ask seldom, and
+some of those they ask are gone."""
 GROWS_ABOVE = 500
 """Up to this many nodes the grace is as above, beyond it grows in proportion."""
 
@@ -41,14 +44,23 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
         )
     if node.state in (NodeState.UNKNOWN, NodeState.DOWN):
         return NOTHING
-    allowed = grace(len(tuple(view.nodes())))
+    until = _patience_ends(view, node.lost_since or now)
     if node.lost_since is None:
         decision = _becomes(node, now, lost_since=now)
-        return msgspec.structs.replace(decision, wake_at=now + allowed)
-    if now < node.lost_since + allowed:
-        return Decision(wake_at=node.lost_since + allowed)
+        return msgspec.structs.replace(decision, wake_at=until)
+    if now < until:
+        return Decision(wake_at=until)
     silent = f"no session for {(now - node.lost_since).total_seconds():.1f} s"
     return _becomes(node, now, state=NodeState.DOWN, message=silent, down_since=now)
+
+
+def _patience_ends(view: View, lost: datetime) -> datetime:
+    """When a node that lost its session then is given up."""
+    until = lost + grace(len(tuple(view.nodes())))
+    cluster = view.cluster()
+    if cluster is None or cluster.forced_at is None:
+        return until
+    return max(until, cluster.forced_at + FORCED_GRACE)
 
 
 def _becomes(node: Node, now: datetime, **fields: object) -> Decision:

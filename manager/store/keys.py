@@ -62,8 +62,11 @@ def describe_key(node: str) -> str:
     return f"{ROOT}describe/{node}"
 
 
+SESSIONS = f"{ROOT}session/"
+
+
 def session_key(node: str) -> str:
-    return f"{ROOT}session/{node}"
+    return f"{SESSIONS}{node}"
 
 
 def applied_key(manager: str) -> str:

@@ -54,7 +54,8 @@ class Cluster(Object, frozen=True, kw_only=True, gc=False):
     """The one cluster object.
 
     `sealed` holds CA keys, join tokens and unlock key, encrypted with the cluster's data key
-    (`manager.store.sealing`); `incarnation` grows when the cluster is forced anew or restored.
+    (`manager.store.sealing`); `incarnation` grows when the cluster is forced anew or restored,
+    which last happened at `forced_at`.
     """
 
     id: ClusterID
@@ -63,6 +64,7 @@ class Cluster(Object, frozen=True, kw_only=True, gc=False):
     etcd_ca: str = ""
     sealed: bytes = b""
     incarnation: int = 1
+    forced_at: datetime | None = None
     default_addr_pool: tuple[str, ...] = ("10.0.0.0/8",)
     subnet_size: int = 24
     data_path_port: int = 4789

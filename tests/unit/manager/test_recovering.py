@@ -1,13 +1,11 @@
 """A cluster forced anew: one manager, a new incarnation, all else as it was."""
 
-from msgspec.structs import replace
-
 from manager.recovering import new_incarnation
 from shoal.model.changes import Update
 from shoal.model.ids import NodeID
 from shoal.model.objects import Cluster, ManagerInfo, Node
 from shoal.model.spec.node import NodeSpec
-from shoal.model.states import NodeRole
+from shoal.model.states import NodeRole, NodeState
 from tests.builders import at, make_cluster, make_node, make_service, tables
 
 ME = ManagerInfo(addr="10.0.0.1:2377", join_addr="10.0.0.1:2378", member="1")
@@ -34,12 +32,13 @@ def test_this_manager_alone_is_left_and_the_rest_stays() -> None:
     changed = {c.object.id: c.object for c in group.changes if isinstance(c, Update)}
     nodes = {key: found for key, found in changed.items() if isinstance(found, Node)}
     (cluster,) = [found for found in changed.values() if isinstance(found, Cluster)]
-    assert cluster == replace(make_cluster(incarnation=5), updated_at=at(9))
+    assert cluster == make_cluster(incarnation=5, forced_at=at(9))
     assert {key: (n.role.value, n.spec.role, n.manager) for key, n in nodes.items()} == {
         "m1": ("manager", "manager", ME),
         "m2": ("worker", "worker", None),
-        "w1": ("worker", "worker", None),
     }
+    assert (nodes["m2"].state, nodes["m2"].down_since) == (NodeState.DOWN, at(9))
+    assert "forced anew without" in nodes["m2"].message
     assert nodes["m2"].spec == NodeSpec(
         role="worker", availability="drain", labels={"disk": "ssd"}
     )

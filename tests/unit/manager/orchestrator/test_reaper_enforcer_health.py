@@ -9,7 +9,15 @@ from msgspec.structs import replace
 from manager.orchestrator import enforcer, node_health, reaper
 from shoal.model.changes import NOTHING, Decision
 from shoal.model.ids import NodeID, ServiceID
-from shoal.model.objects import Cluster, JobStatus, Service, ServiceVersion, StoredObject, Task
+from shoal.model.objects import (
+    Cluster,
+    JobStatus,
+    Node,
+    Service,
+    ServiceVersion,
+    StoredObject,
+    Task,
+)
 from shoal.model.spec.cluster import ClusterSpec, OrchestrationConfig
 from shoal.model.spec.service import Global, ReplicatedJob, ServiceMode, ServiceSpec
 from shoal.model.spec.task import Placement, RestartPolicy
@@ -322,3 +330,15 @@ def test_the_grace_grows_with_the_cluster() -> None:
     silent = make_node("n1", session=False)
     assert health(silent, more=999).wake_at == at(107)
     assert silent.id == NodeID("n1")
+
+
+def test_nodes_have_time_to_find_the_manager_of_a_cluster_that_was_forced_anew() -> None:
+    forced = make_cluster(forced_at=at(5))
+
+    def judged(lost: float, now: float) -> Decision:
+        view = tables(make_node("n1", session=False, lost_since=at(lost)), forced)
+        return node_health.decide(view, "n1", at(now), Ids())
+
+    assert judged(6, 24.9) == Decision(wake_at=at(25))
+    assert updated(judged(6, 25), Node)["n1"].state is NodeState.DOWN
+    assert judged(60, 61) == Decision(wake_at=at(63.5))
