@@ -1,11 +1,14 @@
 """Published ports: from Docker's maps to what the network binds, and back for people. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import cast
 
 from agent.network.desired import ANY_ADDRESS, Endpoint, PortBinding, Protocol
 from shoal.model.container import ContainerConfig, HostConfig
-from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.errors import InvalidArgument
+
+_HOST_PORTS = re.compile(r"(\d{1,5})?(?:-(\d{1,5}))?")
 
 
 def wanted(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]:
@@ -13,15 +16,17 @@ def wanted(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]
     found: list[PortBinding] = []
     for key, bindings in host.port_bindings.items():
         protocol, port = split(key)
-        found += [
-            PortBinding(
-                protocol=protocol,
-                container_port=port,
-                host_port=_host_port(binding.host_port),
-                host_ip=binding.host_ip or ANY_ADDRESS,
+        for binding in bindings:
+            first, last = _host_ports(binding.host_port)
+            found.append(
+                PortBinding(
+                    protocol=protocol,
+                    container_port=port,
+                    host_port=first,
+                    last_host_port=last,
+                    host_ip=binding.host_ip or ANY_ADDRESS,
+                )
             )
-            for binding in bindings
-        ]
     if host.publish_all_ports:
         for key in config.exposed_ports:
             if key not in host.port_bindings:
@@ -73,14 +78,13 @@ def listed(config: ContainerConfig, endpoint: Endpoint | None) -> list[dict[str,
     return rows
 
 
-def _host_port(text: str) -> int:
-    if not text:
-        return 0
-    if "-" in text:
-        raise Unimplemented(
-            f"host port range {text} for one container port: name one port, or none for a"
-            " free one"
+def _host_ports(text: str) -> tuple[int, int]:
+    """The port, or the range out of which one is taken; 0, 0 for any free one."""
+    found = _HOST_PORTS.fullmatch(text)
+    first, last = (int(each or 0) for each in found.groups()) if found else (-1, -1)
+    if not 0 <= first <= 65535 or last > 65535 or 0 < last < first or (last and not first):
+        raise InvalidArgument(
+            f"invalid port specification: {text!r}: a port, or a range such as 8000-8010",
+            field="HostConfig.PortBindings",
         )
-    if not text.isdigit() or int(text) > 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
-    return int(text)
+    return first, last if last != first else 0

@@ -29,6 +29,7 @@ DEFAULT_VXLAN_PORT = 4789
 class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     """One published port of a container; `host_port` 0 asks for any free one.
 
+    With `last_host_port` it asks for the first free one from `host_port` to that.
     On `ANY_ADDRESS` it is published on all addresses of both families, on `ANY_ADDRESS6` on all
     IPv6 ones.
     """
@@ -36,6 +37,7 @@ class PortBinding(msgspec.Struct, frozen=True, kw_only=True):
     protocol: Protocol = "tcp"
     container_port: int
     host_port: int = 0
+    last_host_port: int = 0
     host_ip: str = ANY_ADDRESS
 
     @property

@@ -9,7 +9,7 @@ live in the namespace of the calling thread. Used by `publishing`, from its thre
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -33,20 +33,25 @@ class HeldPorts:
         self._held: dict[_Key, _Bound] = {}
 
     def hold(self, binding: PortBinding) -> PortBinding:
-        """Take a port, any free one for port 0; returns the binding with its number.
+        """Take a port, any free one for port 0 or of a range; returns it with its number.
 
         Raises:
             FailedPrecondition: the port is taken, by a container or another process.
             InvalidArgument: the address is not one of this host's.
         """
-        for port in (binding.host_port,) if binding.host_port else _random_ports(binding):
-            taken = msgspec.structs.replace(binding, host_port=port)
+        for port in _ports(binding):
+            taken = msgspec.structs.replace(binding, host_port=port, last_host_port=0)
             opened = None if self._is_held(taken) else _bind(taken)
             if opened is not None:
                 self._held[_key(taken)] = opened
                 for each in opened.listening:
                     self._listeners.add(taken.protocol, each)
                 return taken
+        if binding.last_host_port:
+            raise FailedPrecondition(
+                f"Bind for {binding.host_ip}:{binding.host_port}-{binding.last_host_port}"
+                " failed: all ports are allocated"
+            )
         if binding.host_port:
             raise FailedPrecondition(
                 f"Bind for {binding.host_ip}:{binding.host_port} failed: "
@@ -113,6 +118,13 @@ def _overlap(one: str, other: str) -> bool:
 
 def _key(binding: PortBinding) -> _Key:
     return (binding.protocol, binding.host_ip, binding.host_port)
+
+
+def _ports(binding: PortBinding) -> Iterable[int]:
+    """Ports to try, in order."""
+    if binding.last_host_port:
+        return range(binding.host_port, binding.last_host_port + 1)
+    return (binding.host_port,) if binding.host_port else _random_ports(binding)
 
 
 def _random_ports(binding: PortBinding) -> Iterator[int]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from agent.network.desired import Backend, Endpoint, IngressPort, PortBinding, Protocol
 from agent.network.host_network import HostNetwork
+from shoal.model.errors import FailedPrecondition
 from tests.integration.network.lab import (
     ADDRESSES,
     ADDRESSES6,
@@ -119,6 +120,22 @@ async def test_host_mode_ports(networks: Networks, addresses: dict[str, str]) ->
             assert answer == ("one", addresses[OUTSIDE])
         with pytest.raises(ConnectionRefusedError):
             await ask(namespace(OUTSIDE), addresses["b"], 8080)
+
+
+async def test_one_port_of_a_range_is_taken(networks: Networks) -> None:
+    asked = PortBinding(container_port=80, host_port=8080, last_host_port=8082)
+    one = await networks["a"].attach("one", ON_MESH, [asked])
+    assert one.ports == (PortBinding(container_port=80, host_port=8080),)
+    async with serving(namespace("a"), "foreign", 8081), serving(one.netns_path, "one"):
+        two = await networks["a"].attach("two", ON_MESH, [asked])
+        assert [each.host_port for each in two.ports] == [8082]
+        sentence = "Bind for 0.0.0.0:8080-8082 failed: all ports are allocated"
+        with pytest.raises(FailedPrecondition, match=sentence):
+            await networks["a"].attach("three", ON_MESH, [asked])
+        assert (await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080))[0] == "one"
+    await networks["a"].detach("one")
+    three = await networks["a"].attach("three", ON_MESH, [asked])
+    assert [each.host_port for each in three.ports] == [8080]
 
 
 @pytest.mark.parametrize("family", [4, 6])
