@@ -6,13 +6,12 @@ Gives back, in the background, places that no container has any more.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
-from agent.attaching import Wish
-from agent.engine.places import Places
+from agent.attaching import Place, Wish
 from agent.engine.seams import ClusterPlace
-from agent.swarm import HostCluster
 from shoal.model.errors import ClusterError, Unavailable
 from shoal.model.ids import TaskID
 
@@ -22,10 +21,26 @@ _LOOK_SECONDS = 0.02
 _SWEEP_SECONDS = 10.0
 
 
+class Cluster(Protocol):
+    """What is asked of this host's cluster; `agent.swarm.HostCluster` is it."""
+
+    async def attach_network(self, wish: Wish) -> Place: ...
+
+    async def detach_network(self, task: TaskID) -> None: ...
+
+    def places(self) -> Mapping[TaskID, str]: ...
+
+
+class Wanted(Protocol):
+    """Whose containers have places; `agent.engine.places.Places` is it."""
+
+    def tasks(self) -> set[str]: ...
+
+
 class HostPlaces:
     """`known` are the cluster networks that the host's network was told of, by id."""
 
-    def __init__(self, cluster: HostCluster, known: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, cluster: Cluster, known: Callable[[], Mapping[str, str]]) -> None:
         self._cluster = cluster
         self._known = known
 
@@ -72,15 +87,22 @@ class HostPlaces:
         """All places of containers of this host."""
         return {str(task): whose for task, whose in self._cluster.places().items()}
 
-    async def run(self, places: Places) -> None:
-        """Give back what nobody has, twice in a row: who is being created has it soon."""
-        before: set[str] = set()
+    async def run(self, places: Wanted) -> None:
+        """Sweep, until cancelled."""
+        lost: frozenset[str] = frozenset()
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            lost = self.held().keys() - places.tasks()
-            for task in lost & before:
-                try:
-                    await self.detach(task)
-                except ClusterError as error:
-                    _log.warning("a place is not given back", task=task, reason=str(error))
-            before = lost
+            lost = await self.sweep(places, lost)
+
+    async def sweep(self, places: Wanted, before: frozenset[str]) -> frozenset[str]:
+        """Give back what nobody has now and had not `before`; what nobody has now.
+
+        Twice in a row: who is being created has it soon.
+        """
+        lost = frozenset(self.held().keys() - places.tasks())
+        for task in sorted(lost & before):
+            try:
+                await self.detach(task)
+            except ClusterError as error:
+                _log.warning("a place is not given back", task=task, reason=str(error))
+        return lost

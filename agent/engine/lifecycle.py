@@ -21,7 +21,7 @@ from agent.engine.launching import Launcher
 from agent.engine.removal import Removal
 from agent.runtime.runtime import Exit, Runtime
 from shoal.common.clock import Clock
-from shoal.model.errors import ClusterError, Conflict, NotFound
+from shoal.model.errors import ClusterError, Conflict, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -243,27 +243,35 @@ class Lifecycle:
         return container.delay
 
     async def _again(self, container: Container, delay: timedelta) -> bool:
-        """Wait, then start again; False if somebody stopped it or it does not start."""
-        try:
-            async with asyncio.timeout(delay.total_seconds()):
-                await container.cancel_restart.wait()
-        except TimeoutError:
-            pass  # nobody stopped it
-        async with container.lock:
-            if container.removed:
-                return False
-            if container.record.stopped_by_hand:
-                container.change_state(status="exited")
-                container.tell_exit(container.state.exit_code)
-                return False
-            container.change(restart_count=container.record.restart_count + 1)
-            try:
-                await self._launch(container)
-            except ClusterError as error:
-                log.warning("restart failed", container=container.id, reason=str(error))
-                container.tell_exit(container.state.exit_code)
-                return False
-            return True
+        """Wait, then start again; False if somebody stopped it or it cannot start.
+
+        What is merely not to be had at the moment (no manager answers for a place on a
+        cluster network, a reboot later) is tried again until it is.
+        """
+        attempt: timedelta | None = None
+        while True:
+            await _pause(container, attempt or delay)
+            async with container.lock:
+                if container.removed:
+                    return False
+                if container.record.stopped_by_hand:
+                    container.change_state(status="exited")
+                    container.tell_exit(container.state.exit_code)
+                    return False
+                if attempt is None:
+                    container.change(restart_count=container.record.restart_count + 1)
+                try:
+                    await self._launch(container)
+                except Unavailable as error:
+                    attempt = restart.next_attempt(attempt)
+                    container.change_state(status="restarting", error=str(error))
+                    log.warning("restart waits", container=container.id, reason=str(error))
+                except ClusterError as error:
+                    log.warning("restart failed", container=container.id, reason=str(error))
+                    container.tell_exit(container.state.exit_code)
+                    return False
+                else:
+                    return True
 
     async def _launch(self, container: Container) -> None:
         await self._launcher.launch(container)
@@ -376,6 +384,13 @@ def _check_running(container: Container) -> None:
         raise Conflict(f"Container {container.id} is already paused")
     if container.state.status != "running":
         raise Conflict(f"Container {container.id} is not running")
+
+
+async def _pause(container: Container, delay: timedelta) -> None:
+    """Until the delay is over, or somebody stops the container."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(delay.total_seconds()):
+            await container.cancel_restart.wait()
 
 
 async def _bounded(container: Container, ended: "asyncio.Future[int]") -> None:

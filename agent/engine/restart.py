@@ -8,6 +8,7 @@ from shoal.model.errors import InvalidArgument
 FIRST = timedelta(milliseconds=100)
 FACTOR = 2
 CAP = timedelta(minutes=1)
+ATTEMPT_CAP = timedelta(seconds=5)
 STEADY = timedelta(seconds=10)
 """A run at least this long forgets the failures before it."""
 
@@ -50,6 +51,11 @@ def wanted_at_boot(policy: RestartPolicy, *, stopped_by_hand: bool, ran_before: 
     if not ran_before:
         return False
     return policy.name == "always" or (policy.name == "unless-stopped" and not stopped_by_hand)
+
+
+def next_attempt(previous: timedelta | None) -> timedelta:
+    """How long to wait when a start failed for want of what will come, such as a manager."""
+    return FIRST if previous is None else min(previous * FACTOR, ATTEMPT_CAP)
 
 
 def next_delay(previous: timedelta | None, ran: timedelta) -> timedelta:
