@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from agent.engine import merge, mounting, records
 from agent.engine.checking import check
 from agent.engine.container import Container
-from agent.engine.joining import asked_networks, check_sharing, kind_of
+from agent.engine.joining import asked_networks, check_settings, check_sharing, kind_of
 from agent.engine.mounting import Wanted
 from agent.engine.places import Places
 from agent.engine.preparing import Ground
@@ -127,8 +127,9 @@ class Creator:
     ) -> Joined:
         try:
             return await self._places.resolve(network, settings, identity, name)
-        except NotFound as error:  # which clients take for a missing image, and pull it
-            raise InvalidArgument(str(error), field="HostConfig.NetworkMode") from error
+        except NotFound:  # it may be made before the start, as with Docker
+            check_settings(network, settings)
+            return Joined(network="", name=network, settings=settings)
 
     def _made(self, record: Record) -> Container:
         directory = self._directory / record.id

@@ -72,7 +72,8 @@ class Places:
     async def attachments(self, container: Container) -> tuple[Attachment, ...]:
         """What the host's network is asked for at a start."""
         found, joined = [], []
-        for each in container.record.networks:
+        for wanted in container.record.networks:
+            each = wanted if wanted.network else await self._sought(container.record, wanted)
             attachment, known = await self._attachment(container.record, each)
             found.append(attachment)
             joined.append(known)
@@ -81,6 +82,13 @@ class Places:
         if needs_gateway(joined, self._leading()):
             found.append(_GATEWAY)
         return tuple(found)
+
+    async def _sought(self, record: Record, wanted: Joined) -> Joined:
+        """A network that was not there when the container was made."""
+        try:
+            return await self.resolve(wanted.name, wanted.settings, record.id, record.name)
+        except NotFound as error:
+            raise NotFound(f"failed to set up container networking: {error}") from error
 
     async def started(self, container: Container) -> None:
         """It has its places, and its first process is about to run."""

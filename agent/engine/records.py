@@ -52,7 +52,8 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     """A person's container on a network.
 
     Attributes:
-        network: `bridge`, the id of a user's network, or of a cluster network.
+        network: `bridge`, the id of a user's network, or of a cluster network; empty where none
+            of that name was there when the container was made: a start looks again.
         settings: as they were asked for.
         task: stands for the container on a cluster network; empty on this host's.
         internal: of a cluster network: nothing leads out of it.

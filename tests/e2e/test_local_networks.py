@@ -124,7 +124,10 @@ def test_stopped_containers_change_networks_and_start_on_them(host: Cluster) -> 
         (("network", "connect", "nosuch", "busy"), "network nosuch not found"),
         (("network", "connect", "host", "busy"), "host network"),
         (("network", "connect", "bridge", "busy"), "already exists in network bridge"),
-        (("create", "--network", "nosuch", "busybox"), "network nosuch not found"),
+        (
+            ("run", "--rm", "--network", "nosuch", "busybox"),
+            "failed to set up container networking: network nosuch not found",
+        ),
         (("create", "--network", "bridge", "--ip", "10.1.1.1", "busybox"), "user defined"),
     ],
 )
@@ -148,6 +151,44 @@ def test_a_name_is_taken_once_and_subnets_do_not_overlap(host: Cluster) -> None:
     said = host.docker("m1", "network", "create", *flags, "x", check=False)
     assert "Pool overlaps" in said
     host.docker("m1", "network", "rm", "red")
+
+
+def test_a_network_may_be_made_after_the_container(host: Cluster) -> None:
+    host.docker("m1", "create", "--name", "early", "--network", "later", "busybox", "sleep",
+                "600")  # fmt: skip
+    shown = inspect(host, "container", "early")["NetworkSettings"]["Networks"]
+    assert [*shown] == ["later"]
+    assert "network later not found" in host.docker("m1", "start", "early", check=False)
+    host.docker("m1", "network", "create", "later")
+    host.docker("m1", "start", "early")
+    shown = inspect(host, "container", "early")["NetworkSettings"]["Networks"]["later"]
+    assert shown["NetworkID"] == inspect(host, "network", "later")["Id"]
+    assert shown["IPAddress"]
+    host.docker("m1", "rm", "-f", "early")
+    host.docker("m1", "network", "rm", "later")
+
+
+def test_a_restart_asks_for_its_place_until_a_manager_answers(cluster: Cluster) -> None:
+    cluster.docker("m1", "network", "create", "-d", "overlay", "--attachable", "wide")
+    run(cluster, "lasting", "--network", "wide", "--restart", "always", on="w1")
+
+    def state() -> str:
+        words = ("inspect", "-f", "{{.State.Status}} {{.State.Error}}", "lasting")
+        return cluster.docker("w1", *words, check=False).strip()
+
+    pid = int(cluster.docker("w1", "inspect", "-f", "{{.State.Pid}}", "lasting"))
+    cluster.sandbox("link", "w1", "down")
+    try:
+        os.kill(pid, signal.SIGKILL)
+        eventually(state, lambda said: said.startswith("restarting ") and len(said) > 20, 60)
+    finally:
+        cluster.sandbox("link", "w1", "up")
+    eventually(state, lambda said: said == "running", 30)
+    run(cluster, "peer", "--network", "wide", on="m1")
+    eventually(lambda: pings(cluster, "peer", "lasting", on="m1"), bool, 10)
+    cluster.docker("m1", "rm", "-f", "peer")
+    cluster.docker("w1", "rm", "-f", "lasting")
+    cluster.docker("m1", "network", "rm", "wide")
 
 
 def test_persons_containers_join_attachable_networks(cluster: Cluster) -> None:
