@@ -16,6 +16,7 @@ import aiohttp
 from shoal.common.certificates import Role
 from shoal.common.config import HostConfig
 from shoal.common.host_client import HostControl
+from shoal.common.key_files import LOCKED, is_locked, lock
 from shoal.common.known_managers import save_managers
 from shoal.common.recovery_order import order_recovery, recovery_done
 from shoal.model.defaults import merged_cluster
@@ -85,6 +86,7 @@ class LocalManager:
         await self._host.stop_manager()
         await self._host.stop_etcd(purge_state=True)
         await asyncio.to_thread(_remove_tree, self._config.manager_secrets)
+        lock(self._config)
         recovery_done(self._config.state)
 
     async def _ask(
@@ -114,6 +116,8 @@ def check_forced(request: InitRequest, role: Role, config: HostConfig, removed: 
         raise Unavailable(f"{removed}: leave with `docker swarm leave --force` first")
     if role is not Role.MANAGER:
         raise Unavailable(WORKER_FORCES)
+    if is_locked(config):
+        raise Unavailable(LOCKED)
     own = (config.address, f"{config.address}:{config.port}")
     refused = {
         "AdvertiseAddr": request.advertise_addr not in ("", *own),

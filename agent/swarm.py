@@ -27,6 +27,7 @@ from shoal.common.engine_http.body import decode
 from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.join_client import Newcomer, join
+from shoal.common.key_files import LOCKED, is_locked
 from shoal.common.known_managers import save_managers
 from shoal.common.ports import AGENT_PORT, MANAGER_PORTS, check_free
 from shoal.common.renewal import Renewal
@@ -409,12 +410,15 @@ class HostCluster:
                 "RemoteManagers": None,
             }
         state = agent.state()
+        manages = current.get().role is Role.MANAGER
+        locked = manages and is_locked(self._plain)
+        local_state = "locked" if locked else state.local_state
         return {
             "NodeID": state.node_id,
             "NodeAddr": self.config.address,
-            "LocalNodeState": "error" if self._removed else state.local_state,
-            "ControlAvailable": current.get().role is Role.MANAGER,
-            "Error": self._removed or state.error,
+            "LocalNodeState": "error" if self._removed else local_state,
+            "ControlAvailable": manages and not locked,
+            "Error": self._removed or (LOCKED if locked else state.error),
             "RemoteManagers": [
                 {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
             ],

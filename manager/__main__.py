@@ -19,15 +19,16 @@ from manager.control.operations import Chance, Operations
 from manager.door import AgentLeaves, Doors
 from manager.enrolment import (
     Forgotten,
-    ManagerFiles,
     RemoteGate,
     enter_store,
     until_forgotten,
 )
 from manager.founding import Founder
+from manager.locking import until_unlocked
 from manager.member import Member
 from manager.recovering import take_over
 from manager.running import RunningManager, private_socket
+from manager.secret_files import ManagerFiles
 from manager.store.etcd import connect, unix_target
 from manager.store.kv import KV
 from shoal.common import log
@@ -92,6 +93,7 @@ class Manager:
             except NotFound:
                 await self._found_and_serve(kv)
             else:
+                await until_unlocked(self._config, ManagerFiles(self._config))
                 await self._stay(identity, kv, entered=False)
 
     async def _found_and_serve(self, kv: KV) -> None:

@@ -1,4 +1,4 @@
-"""How this host's manager gets into the store: its files, its etcd, its place among members.
+"""How this host's manager gets into the store: its etcd, its place among members.
 
 A founder (`manager.founding`) makes the first member; every other asks the managers that are
 in, one after another (`RemoteGate`). All of it may be repeated after a crash at any point. What
@@ -6,14 +6,13 @@ the manager then serves is `manager.running`'s. The design: docs/design/cluster-
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import structlog
 
-from manager.member import Admission, Gate, Member, Peer, PeerTLS
+from manager.member import Admission, Gate, Member, Peer
+from manager.secret_files import ManagerFiles
 from proto import ca_pb2, ca_pb2_grpc, members_pb2, members_pb2_grpc
 from shoal.common.certificates import new_csr_pem, new_key_pem
 from shoal.common.config import HostConfig
@@ -26,57 +25,6 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 CALL_SECONDS = 10.0
 STANDING_SECONDS = 5.0
-
-
-class ManagerFiles:
-    """What a manager keeps on disk beside its identity: etcd's certificate and the data key."""
-
-    def __init__(self, config: HostConfig) -> None:
-        self._directory = config.manager_secrets
-        self._key = self._directory / "data.key"
-
-    @property
-    def tls(self) -> PeerTLS:
-        """Paths of etcd's files; they need not exist yet."""
-        directory = self._directory
-        return PeerTLS(
-            cert=str(directory / "etcd.crt"),
-            key=str(directory / "etcd.key"),
-            ca=str(directory / "etcd-ca.crt"),
-        )
-
-    @property
-    def has_tls(self) -> bool:
-        return all(Path(path).exists() for path in (self.tls.cert, self.tls.key, self.tls.ca))
-
-    def save_tls(self, *, certificate: bytes, key: bytes, roots: bytes) -> None:
-        for path, data in (
-            (self.tls.key, key),
-            (self.tls.cert, certificate),
-            (self.tls.ca, roots),
-        ):
-            self._save(Path(path), data)
-
-    def data_key(self) -> bytes:
-        """The key that secrets in the store are sealed with."""
-        try:
-            return self._key.read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound(f"{self._key} is missing: this host has to join again") from error
-
-    def save_data_key(self, key: bytes) -> None:
-        self._save(self._key, key)
-
-    def _save(self, path: Path, data: bytes) -> None:
-        """On disk, whole, readable by root alone, when this returns."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
 
 
 class RemoteGate:

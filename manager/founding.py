@@ -8,13 +8,14 @@ is left of the attempt purged. Called by the composition root on behalf of the a
 from collections.abc import Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
 from manager.control.networks import ingress_network
-from manager.enrolment import ManagerFiles
 from manager.member import EtcdHost, Member
+from manager.secret_files import ManagerFiles
 from manager.store.commit import Commit
 from manager.store.kv import KV
 from manager.store.memory import Memory
@@ -24,12 +25,13 @@ from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
 from shoal.common.entropy import random_bytes
 from shoal.common.identity import Identity, IdentityStore, identity_of
+from shoal.common.unlock_key import KEY_BYTES, unlock_key_text
 from shoal.model.changes import Create, Group
 from shoal.model.defaults import merged_cluster
 from shoal.model.errors import FailedPrecondition, InvalidArgument
 from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
 from shoal.model.objects import Cluster, ManagerInfo, Network, Node
-from shoal.model.spec.cluster import InitRequest
+from shoal.model.spec.cluster import EncryptionConfig, InitRequest
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
 from shoal.model.validate.cluster import check_pools
@@ -93,18 +95,23 @@ class Founder:
         sealer: Sealer,
     ) -> Cluster:
         tokens = new_tokens(root.root, random_bytes)
+        spec = merged_cluster(request.spec)
+        if request.auto_lock_managers:
+            spec = replace(spec, encryption_config=EncryptionConfig(auto_lock_managers=True))
+        locks = spec.encryption_config.auto_lock_managers
         secrets = ClusterSecrets(
             ca_key=root.key_pem,
             etcd_ca_key=etcd_root.key_pem,
             worker_token=str(tokens.worker),
             manager_token=str(tokens.manager),
+            unlock_key=unlock_key_text(random_bytes(KEY_BYTES)) if locks else "",
         )
         now = self._clock.now()
         return Cluster(
             id=cluster,
             created_at=now,
             updated_at=now,
-            spec=merged_cluster(request.spec),
+            spec=spec,
             root_ca=root.roots_pem.decode(),
             etcd_ca=etcd_root.roots_pem.decode(),
             sealed=seal_secrets(sealer, cluster, secrets),
@@ -138,10 +145,6 @@ async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Netwo
 
 
 def _check(request: InitRequest, config: HostConfig) -> None:
-    if request.auto_lock_managers or request.spec.encryption_config.auto_lock_managers:
-        raise InvalidArgument(
-            "AutoLockManagers: locking managers is not there yet", field="AutoLockManagers"
-        )
     if request.availability not in ("", "active", "pause", "drain"):
         raise InvalidArgument(
             f'invalid Availability: "{request.availability}" (active, pause or drain)',

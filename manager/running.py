@@ -27,11 +27,12 @@ from manager.dispatcher.service import ACCESS as DISPATCHER_ACCESS
 from manager.dispatcher.service import Dispatcher
 from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
-from manager.enrolment import ManagerFiles
 from manager.joining import JoiningListener
 from manager.leader import Leadership, Leading, listens
+from manager.locking import LockFollower
 from manager.loops.table import TABLE
 from manager.member import Membership
+from manager.secret_files import ManagerFiles
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
 from manager.store.election import Candidate
@@ -78,7 +79,8 @@ class RunningManager:
         self._store = store
         self._clock = clock
         self._supervisor = Supervisor(clock, chance)
-        data_key = ManagerFiles(config).data_key()
+        files = ManagerFiles(config)
+        data_key = files.data_key()
         me = Candidate(current.get().node_id, f"{config.address}:{config.port}")
         self.kv = kv
         self.memory = Memory()
@@ -87,6 +89,7 @@ class RunningManager:
         self.sealer = Sealer(data_key)
         self.feed = Feed(kv, self.memory, chance)
         self.authorities = Authorities(self.memory, self.sealer)
+        self._lock = LockFollower(self.memory, self.authorities, files, data_key)
         self.membership = Membership(kv, clock)
         self.roster = Roster(self.membership, self.memory, self.commit, self.barrier, clock)
         leading = Leading(kv, self.memory, self.roster, TABLE, clock, ids, chance)
@@ -133,6 +136,7 @@ class RunningManager:
             group.create_task(keep("feed", self.feed.run), name="feed")
             group.create_task(follow(self._store, self.current), name="identity on disk")
             await self.feed.ready()
+            group.create_task(keep("lock", self._lock.run), name="lock")
             group.create_task(keep("presence", self._presence.run), name="presence")
             group.create_task(keep("sessions", self._sessions.run), name="sessions")
             group.create_task(keep("statuses", self._statuses.run), name="statuses")

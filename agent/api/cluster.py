@@ -21,6 +21,7 @@ from shoal.common.engine_http import relay
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.failures import error_of
 from shoal.common.engine_http.router import Router
+from shoal.common.key_files import LOCKED
 from shoal.model.assignment import Assignments
 from shoal.model.errors import ClusterError, Unavailable
 
@@ -144,6 +145,8 @@ class Gateway:
             case "POST", "/swarm/leave":
                 await self._membership.leave(force=call.flag("force"))
                 return call.empty(200)
+            case "POST", "/swarm/unlock" if self._locked:
+                return await pipe(call, self._socket.with_name("locked.sock"))
             case _:
                 return await self._of_manager(call)
 
@@ -152,11 +155,17 @@ class Gateway:
         return await pipe(call, self._socket)
 
     @property
+    def _locked(self) -> bool:
+        return bool(self._membership.section()["LocalNodeState"] == "locked")
+
+    @property
     def manages(self) -> bool:
         return bool(self._membership.section()["ControlAvailable"])
 
     def _must_manage(self) -> None:
         section = self._membership.section()
+        if self._locked:
+            raise Unavailable(LOCKED)
         if not section["ControlAvailable"]:
             raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
 

@@ -14,19 +14,12 @@ from manager.control.cluster import Rotation, tls_info
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import Unavailable
-from shoal.model.names import Wire, always
-from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.cluster import ClusterSpec, UnlockRequest
 
 ALREADY = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and'
     " join another one."
 )
-
-
-class UnlockRequest(Wire, frozen=True, kw_only=True):
-    """The body of `POST /swarm/unlock`, and the answer of `GET /swarm/unlockkey`."""
-
-    unlock_key: str = always("")
 
 
 class SwarmHandlers:

@@ -17,6 +17,7 @@ from manager.store.memory import Memory
 from manager.store.sealing import Sealer
 from shoal.common.certificates import load_chain
 from shoal.common.clock import Clock
+from shoal.common.unlock_key import KEY_BYTES, unlock_key_text
 from shoal.model.changes import Group, Update
 from shoal.model.errors import Conflict, Unavailable
 from shoal.model.objects import Cluster
@@ -72,9 +73,7 @@ class ClusterSettings:
 
     def unlock_key(self) -> str:
         """The key to unlock managers with; empty while they are not locked."""
-        cluster = self.cluster()
-        locks = cluster.spec.encryption_config.auto_lock_managers
-        return self.secrets().unlock_key if locks else ""
+        return self.secrets().unlock_key
 
     def unlock(self) -> None:
         """Managers that answer are not locked."""
@@ -83,8 +82,6 @@ class ClusterSettings:
     async def update(self, spec: ClusterSpec, version: int, rotation: Rotation) -> None:
         """Take new settings; make tokens anew that are asked for."""
         check_cluster(spec)
-        if rotation.unlock_key:
-            raise unimplemented("rotateManagerUnlockKey", "autolock is not supported yet")
 
         def decide() -> tuple[Group, None]:
             cluster = self.cluster()
@@ -97,27 +94,36 @@ class ClusterSettings:
             changed = msgspec.structs.replace(
                 cluster,
                 spec=spec,
-                sealed=self._rotated(cluster, rotation),
+                sealed=self._rotated(cluster, spec, rotation),
                 updated_at=self._clock.now(),
             )
             return Group((Update(changed),), "cluster updated"), None
 
         await self._writer.write(decide)
 
-    def _rotated(self, cluster: Cluster, rotation: Rotation) -> bytes:
-        if not (rotation.worker_token or rotation.manager_token):
+    def _rotated(self, cluster: Cluster, spec: ClusterSpec, rotation: Rotation) -> bytes:
+        secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
+        changes: dict[str, str] = {}
+        for field, wanted in (
+            ("worker_token", rotation.worker_token),
+            ("manager_token", rotation.manager_token),
+        ):
+            if wanted:
+                changes[field] = self._token(cluster)
+        if not spec.encryption_config.auto_lock_managers:
+            changes["unlock_key"] = ""
+        elif rotation.unlock_key or not secrets.unlock_key:
+            changes["unlock_key"] = unlock_key_text(self._random_bytes(KEY_BYTES))
+        rotated = msgspec.structs.replace(secrets, **changes)
+        if rotated == secrets:
             return cluster.sealed
+        return seal_secrets(self._sealer, cluster.id, rotated)
+
+    def _token(self, cluster: Cluster) -> str:
         if not cluster.root_ca:
             raise precondition("the cluster has no CA that a join token could name")
         root = load_chain(cluster.root_ca.encode(), what="root certificate")[0]
-        secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
-        if rotation.worker_token:
-            token = str(new_token(root, self._random_bytes))
-            secrets = msgspec.structs.replace(secrets, worker_token=token)
-        if rotation.manager_token:
-            token = str(new_token(root, self._random_bytes))
-            secrets = msgspec.structs.replace(secrets, manager_token=token)
-        return seal_secrets(self._sealer, cluster.id, secrets)
+        return str(new_token(root, self._random_bytes))
 
 
 @lru_cache(maxsize=8)

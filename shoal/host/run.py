@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shoal.common.clock import SystemClock
 from shoal.common.config import HostConfig
+from shoal.common.key_files import lock
 from shoal.host.lock import lock_directory
 from shoal.host.processes import Programs
 from shoal.host.supervisor import Supervisor
@@ -25,6 +26,7 @@ def run_host(config: HostConfig, programs: Programs) -> None:
     _raise_descriptor_limit()
     warm(programs)
     Supervisor(config, programs, SystemClock(), locks).run()
+    lock(config)
 
 
 def warm(programs: Programs) -> None:

@@ -170,6 +170,31 @@ def test_two_managers_join_at_once(two: Cluster) -> None:
     )
 
 
+def test_a_locked_manager_serves_once_it_is_unlocked(two: Cluster) -> None:
+    """Its host ended in order, or lost power; a crash of a process locks nobody out."""
+    two.docker("m1", "swarm", "update", "--autolock")
+    key = two.docker("m1", "swarm", "unlock-key", "-q")
+    state, run = two.run_directory("m3").with_name("state"), two.run_directory("m3")
+    eventually(lambda: (state / "manager/data.key").exists(), lambda there: not there, 10)
+    two.sandbox("kill", "m3", "manager")
+    serves = (lambda: two.docker("m3", "node", "ls", "-q", check=False).split(), 10)
+    eventually(serves[0], lambda ids: len(ids) == 4, serves[1])
+    for end in ("stop", "kill"):
+        two.sandbox(end, "m3")
+        two.sandbox("start", "m3")
+        assert not (run / "data.key").exists()
+        assert "needs to be unlocked" in two.docker("m3", "node", "ls", check=False)
+        assert two.docker("m3", "info", "-f", "{{.Swarm.LocalNodeState}}") == "locked"
+        wrong = key[:-2] + ("AA" if key[-2:] != "AA" else "BA")
+        assert "invalid key" in two.docker("m3", "swarm", "unlock", check=False, stdin=wrong)
+        eventually(lambda: two.node_state("m1", "m3"), lambda state: state == "Ready", 15)
+        two.docker("m3", "swarm", "unlock", stdin=key)
+        eventually(serves[0], lambda ids: len(ids) == 4, serves[1])
+    two.docker("m1", "swarm", "update", "--autolock=false")
+    eventually(lambda: (state / "manager/data.key").exists(), bool, 10)
+    assert "not locked" in two.docker("m3", "swarm", "unlock", check=False, stdin=key)
+
+
 def test_certificate_of_another_cluster_opens_nothing(two: Cluster) -> None:
     stranger = identity(two, "m4")
     for host in ("m1", "m2"):

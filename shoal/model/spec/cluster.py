@@ -56,7 +56,7 @@ class TaskDefaults(Wire, frozen=True, kw_only=True):
 
 
 class EncryptionConfig(Wire, frozen=True, kw_only=True):
-    """Autolock."""
+    """Autolock: managers need a key from a person after their host has restarted."""
 
     auto_lock_managers: bool = always(False)
 
@@ -90,3 +90,9 @@ class InitRequest(Wire, frozen=True, kw_only=True):
     auto_lock_managers: bool = False
     availability: str = ""
     spec: ClusterSpec = ClusterSpec()
+
+
+class UnlockRequest(Wire, frozen=True, kw_only=True):
+    """The body of `POST /swarm/unlock`, and the answer of `GET /swarm/unlockkey`."""
+
+    unlock_key: str = always("")

@@ -30,10 +30,6 @@ def check_cluster(spec: ClusterSpec) -> None:
         raise unimplemented(
             "TaskDefaults.LogDriver", "a default log driver is not supported yet"
         )
-    if spec.encryption_config.auto_lock_managers:
-        raise unimplemented(
-            "EncryptionConfig.AutoLockManagers", "autolock is not supported yet"
-        )
 
 
 def _check_ca(config: CAConfig) -> None:

@@ -191,12 +191,38 @@ async def test_the_cluster_and_its_tokens(tmp_path: Path) -> None:
             ({**spec, "Name": "other"}, 400),
             ({**spec, "CAConfig": {"NodeCertExpiry": 1}}, 400),
             ({**spec, "CAConfig": {"ForceRotate": 1}}, 501),
-            ({**spec, "EncryptionConfig": {"AutoLockManagers": True}}, 501),
         ):
             assert (await client.ask("POST", path, bad))[0] == code
         assert await client.get("/swarm/unlockkey") == {"UnlockKey": ""}
         assert (await client.ask("POST", "/swarm/unlock", {"UnlockKey": "x"}))[0] == 409
         assert (await client.ask("POST", "/swarm/init", {}))[0] == 503
+
+
+async def test_the_unlock_key_comes_with_autolock_is_rotated_and_goes_with_it(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as (cell, client):
+        spec = (await client.get("/swarm"))["Spec"]
+
+        async def key_after(*, locks: bool, rotate: bool = False) -> str:
+            version = (await client.get("/swarm"))["Version"]["Index"]
+            path = f"/swarm/update?version={version}"
+            path += "&rotateManagerUnlockKey=true" if rotate else ""
+            body = {**spec, "EncryptionConfig": {"AutoLockManagers": locks}}
+            assert (await client.ask("POST", path, body))[0] == 200
+            key: str = (await client.get("/swarm/unlockkey"))["UnlockKey"]
+            return key
+
+        first = await key_after(locks=True)
+        assert first.startswith("SWMKEY-1-")
+        assert await key_after(locks=True) == first
+        second = await key_after(locks=True, rotate=True)
+        assert second.startswith("SWMKEY-1-")
+        assert second != first
+        cluster = cell.memory.cluster()
+        assert cluster is not None
+        assert second.encode() not in cluster.sealed
+        assert await key_after(locks=False, rotate=True) == ""
 
 
 async def test_info_and_leaving(tmp_path: Path) -> None:
