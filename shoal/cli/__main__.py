@@ -7,6 +7,8 @@ has `add_arguments(parser)` and `run(arguments) -> int`.
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -67,10 +69,17 @@ def _run(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace
     from shoal.model.errors import ClusterError  # here, lest `--help` load it
 
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
     except ClusterError as error:
         print(f"shoal: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # who read our output has enough of it (`| head`); the rest must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    else:
+        return code
 
 
 if __name__ == "__main__":

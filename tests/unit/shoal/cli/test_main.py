@@ -2,6 +2,10 @@
 
 import argparse
 import importlib
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +47,17 @@ def test_a_verb_without_a_command_refuses_one(
         cli.main(["sandbox", "ls", "--", "true"])
     assert "nothing is expected after --, but there is true" in capsys.readouterr().err
     assert seen == []
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_trace() -> None:
+    """As in `shoal sandbox ls | head -1`, whose pipe is closed before all is written."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal.cli", "sandbox", "ls"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
