@@ -15,7 +15,9 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much of the simulation is run; given to every run of pytest by `./scripts/test`."""
+    """How much is run; given to every run of pytest by `./scripts/test`."""
     group = parser.getgroup("simulation")
     group.addoption("--seeds", type=int, default=200, help="how many histories are simulated")
     group.addoption("--seed", type=int, default=None, help="the one history to simulate")
+    group = parser.getgroup("e2e")
+    group.addoption("--full", action="store_true", help="take the whole numbers of test_leaks")
