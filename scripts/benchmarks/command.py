@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from scripts.benchmarks import failover, idle, memory, network, schedule, services
+from scripts.benchmarks import endpoints, failover, idle, memory, network, schedule, services
 
 
 def main() -> int:
@@ -22,23 +24,25 @@ def main() -> int:
     between.add_argument("--rounds", type=int, default=5)
     between.add_argument("--seconds", type=float, default=2.0)
     words.add_parser("failover").add_argument("--rounds", type=int, default=10)
+    ends = words.add_parser("endpoints")
+    for flag, default in (("few", 10), ("many", 200), ("rounds", 10)):
+        ends.add_argument(f"--{flag}", type=int, default=default)
     asked = parser.parse_args()
-    match asked.what:
-        case "start":
-            found = services.start(asked.replicas)
-        case "remove":
-            found = services.remove(asked.replicas)
-        case "update":
-            found = services.update(asked.replicas)
-        case "memory":
-            found = memory.memory(asked.replicas)
-        case "idle":
-            found = idle.idle(asked.replicas, asked.seconds)
-        case "network":
-            found = network.network(asked.rounds, asked.seconds)
-        case "failover":
-            found = failover.failover(asked.rounds)
-        case _:
-            found = schedule.schedule(asked.tasks, asked.nodes, asked.more, asked.passes)
+    found = _MEASURES[asked.what](asked)
     print(json.dumps(found))
     return 0
+
+
+_MEASURES: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "start": lambda asked: services.start(asked.replicas),
+    "remove": lambda asked: services.remove(asked.replicas),
+    "update": lambda asked: services.update(asked.replicas),
+    "memory": lambda asked: memory.memory(asked.replicas),
+    "idle": lambda asked: idle.idle(asked.replicas, asked.seconds),
+    "network": lambda asked: network.network(asked.rounds, asked.seconds),
+    "failover": lambda asked: failover.failover(asked.rounds),
+    "endpoints": lambda asked: endpoints.endpoints(asked.few, asked.many, asked.rounds),
+    "schedule": lambda asked: schedule.schedule(
+        asked.tasks, asked.nodes, asked.more, asked.passes
+    ),
+}

@@ -92,12 +92,12 @@ class Host:
         return found
 
 
-def until(look: Callable[[], bool], what: str) -> float:
+def until(look: Callable[[], bool], what: str, patience: float = PATIENCE) -> float:
     """Seconds until it is so."""
     began = time.monotonic()
     while not look():
-        if time.monotonic() - began > PATIENCE:
-            raise SystemExit(f"not within {PATIENCE:.0f} s: {what}")
+        if time.monotonic() - began > patience:
+            raise SystemExit(f"not within {patience:.0f} s: {what}")
         time.sleep(LOOK)
     return time.monotonic() - began
 

@@ -16,7 +16,7 @@ def memory(replicas: int) -> dict[str, Any]:
         until(lambda: host.running("bench") == replicas, "all running")
         time.sleep(3)
         daemons = _daemons(host)
-        held = round(sum(_pss(pid) for pid in monitors(host)), 1)
+        held = round(sum(proportional(pid) for pid in monitors(host)), 1)
     return {
         "idle_mb": round(sum(idle.values()), 1),
         "busy_mb": round(sum(daemons.values()) + held, 1),
@@ -27,10 +27,11 @@ def memory(replicas: int) -> dict[str, Any]:
 
 
 def _daemons(host: Host) -> dict[str, float]:
-    return {name: _pss(pid) for name, pid in host.pids().items() if pid}
+    return {name: proportional(pid) for name, pid in host.pids().items() if pid}
 
 
-def _pss(pid: int) -> float:
+def proportional(pid: int) -> float:
+    """The proportional set size of a process, in MB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return round(int(line.split()[1]) / 1024, 1)
