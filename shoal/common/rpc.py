@@ -22,6 +22,7 @@ from typing_extensions import override
 from shoal.common.certificates import Peer, Role, cluster_role_name
 from shoal.common.clock import Clock
 from shoal.common.identity import CurrentIdentity, Identity
+from shoal.common.sentences import bounded
 from shoal.common.tls import grpc_channel_credentials, grpc_server_credentials, peer_of_call
 from shoal.model.errors import (
     AlreadyExists,
@@ -112,15 +113,18 @@ _CHANNEL_OPTIONS = (
 )
 
 
+_FIELD_LENGTH = 500
+
+
 def to_status(error: ClusterError) -> tuple[grpc.StatusCode, str, grpc.aio.Metadata]:
     """Code, sentence and trailing metadata of an error."""
     kind = _kind_of(error)
     details = grpc.aio.Metadata((_KIND, kind.__name__))
     if isinstance(error, InvalidArgument) and error.field:
-        details.add(_FIELD, quote(error.field))
+        details.add(_FIELD, quote(error.field[:_FIELD_LENGTH]))
     if isinstance(error, Unavailable) and error.retry_after is not None:
         details.add(_RETRY_AFTER, f"{error.retry_after:g}")
-    return CODE_OF[kind], str(error), details
+    return CODE_OF[kind], bounded(str(error)), details
 
 
 def _kind_of(error: ClusterError) -> type[ClusterError]:

@@ -6,6 +6,7 @@ The other is `shoal.common.rpc`. Called by `server` at the edge.
 import msgspec
 from aiohttp import web
 
+from shoal.common.sentences import presentable
 from shoal.model.errors import (
     AlreadyExists,
     ClusterError,
@@ -58,7 +59,7 @@ def error_response(status: int, sentence: str) -> web.Response:
     """A reply as Docker words failures."""
     return web.Response(
         status=status,
-        body=msgspec.json.encode({"message": sentence}) + b"\n",
+        body=msgspec.json.encode({"message": presentable(sentence)}) + b"\n",
         content_type="application/json",
     )
 
