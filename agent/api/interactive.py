@@ -21,6 +21,7 @@ from shoal.common.engine_http.hijack import Connection
 from shoal.common.engine_http.instants import parse_time
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import ClusterError, Conflict, InvalidArgument
+from shoal.model.numbers import whole
 
 log = structlog.get_logger(__name__)
 
@@ -187,6 +188,4 @@ def _encoded(line: LogLine, data: bytes, *, terminal: bool) -> bytes:
 
 
 def _tail(text: str) -> int | None:
-    if text in ("", "all"):
-        return None
-    return int(text) if text.isdigit() else None
+    return whole(text)  # None is all, which Docker makes of anything else

@@ -1,94 +1,97 @@
 """What is wrong with a request for a container before anything is made of it. Pure.
 
-The sentences are Docker's where it has one. What only the host can say (devices, sources of
+The sentences are Docker's where it has one; what services obey too is in
+`shoal.model.validate.settings` and `mounts`. What only the host can say (devices, sources of
 binds) is found later, in `creation` and at the start.
 """
 
-import ipaddress
 import re
 
-from agent.engine import files, mounting, ports, restart, signals
+from agent.engine import files, ports, restart
 from agent.engine.preparing import log_policy
-from agent.health import counting
 from agent.runtime.oci import bundle, resources
-from agent.runtime.oci.capabilities import capabilities
-from agent.runtime.oci.process import RLIMITS
-from shoal.model.container import ContainerConfig, HostConfig
-from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.container import ContainerConfig, DeviceMapping, HostConfig
+from shoal.model.errors import InvalidArgument, NotFound, Unimplemented
+from shoal.model.validate import settings
+from shoal.model.validate.mounts import check_mounts
+from shoal.model.validate.refusal import OF_HOST
 
 _LEAST_MEMORY = 6 << 20
+_MOST_BYTES = (1 << 62) - 1  # twice that, with swap, still fits the kernel's 64 bits
+_NANO = 1_000_000_000
+_LEAST_NANO_CPUS = _NANO // 100
+_MOST_QUOTA = 1 << 40  # microseconds
+_MOST_PIDS = 1 << 22
+_MOST_NODES = 1024
 _LOG_DRIVERS = ("", "json-file", "local", "k8s-file")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}")
-_HOSTNAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-_CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
 
 def check(config: ContainerConfig, host: HostConfig, *, init: bool, cpus: int) -> None:
     """Refuse what cannot be; `init`: there is an init program, `cpus`: of this host."""
     restart.check(host.restart_policy)
-    counting.check(config.healthcheck)
-    mounting.check_types(host.mounts)
-    signals.parse(config.stop_signal)
-    log_policy(host)
+    check_mounts(host.mounts, "HostConfig.Mounts", OF_HOST)
+    _check_log(host)
     ports.wanted(config, host)
-    files.check_hosts(host.extra_hosts or ())
-    capabilities(host.cap_add or (), host.cap_drop or (), privileged=host.privileged)
     bundle.check_supported(host, init=init)
     _check_config(config)
     _check_host(host)
+    _check_kernel(host)
+    _check_names(host)
     check_limits(host, cpus)
     _check_modes(host)
 
 
 def check_limits(host: HostConfig, cpus: int) -> None:
     """Refuse impossible limits; also for `docker update`."""
-    if host.memory < 0 or host.nano_cpus < 0:
-        raise InvalidArgument("limits of memory and CPU cannot be negative", field="HostConfig")
     if 0 < host.memory < _LEAST_MEMORY:
         raise InvalidArgument("Minimum memory limit allowed is 6MB", field="HostConfig.Memory")
-    if host.nano_cpus > cpus * 1_000_000_000:
+    if not (host.nano_cpus == 0 or _LEAST_NANO_CPUS <= host.nano_cpus <= cpus * _NANO):
         raise InvalidArgument(
             f"range of CPUs is from 0.01 to {cpus:.2f}, as there are only {cpus} CPUs"
             " available",
             field="HostConfig.NanoCpus",
         )
-    for name, number in (
-        ("CpuShares", host.cpu_shares),
-        ("ShmSize", host.shm_size),
-        ("MemoryReservation", host.memory_reservation),
-        ("CpuPeriod", host.cpu_period),
+    for name, number, least, most in (
+        ("Memory", host.memory, 0, _MOST_BYTES),
+        ("MemoryReservation", host.memory_reservation, 0, _MOST_BYTES),
+        ("MemorySwap", host.memory_swap, -1, _MOST_BYTES),
+        ("MemorySwappiness", host.memory_swappiness, -1, 100),
+        ("ShmSize", host.shm_size, 0, _MOST_BYTES),
+        ("CpuShares", host.cpu_shares, 2, 262_144),
+        ("CpuPeriod", host.cpu_period, 1_000, 1_000_000),
+        ("CpuQuota", max(host.cpu_quota, 0), 1_000, _MOST_QUOTA),
+        ("CpuRealtimePeriod", host.cpu_realtime_period, 0, 1_000_000),
+        ("CpuRealtimeRuntime", host.cpu_realtime_runtime, 0, 1_000_000),
+        ("PidsLimit", host.pids_limit, -1, _MOST_PIDS),
     ):
-        if number < 0:
+        if number and not least <= number <= most:
+            sign = "must not be negative: it " if number < 0 <= least else ""
             raise InvalidArgument(
-                f"{name} must not be negative: {number}", field=f"HostConfig.{name}"
+                f"{name} {sign}must be between {least} and {most}, not {number}",
+                field=f"HostConfig.{name}",
             )
     if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
         raise InvalidArgument(
             "Range of blkio weight is from 10 to 1000", field="HostConfig.BlkioWeight"
         )
-    _check_cpus(host.cpuset_cpus, cpus)
+    _check_set(host.cpuset_cpus, "CPUs", "cpuset cpus", cpus)
+    _check_set(host.cpuset_mems, "memory nodes", "cpuset mems", _MOST_NODES)
     resources.check(host)
 
 
 def _check_config(config: ContainerConfig) -> None:
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(
-            f"the working directory '{config.working_dir}' is invalid, it needs to be an"
-            " absolute path",
-            field="WorkingDir",
-        )
-    for number, entry in enumerate(config.env or ()):
-        if not entry.partition("=")[0]:
-            raise InvalidArgument(
-                f"invalid environment variable: {entry}", field=f"Env[{number}]"
-            )
+    settings.check_directory(config.working_dir, "WorkingDir", OF_HOST)
+    settings.check_environment(config.env or (), "Env", OF_HOST)
+    settings.check_label_names(config.labels, "Labels", OF_HOST)
+    settings.check_hostname(config.hostname, "Hostname", OF_HOST)
+    settings.check_hostname(config.domainname, "Domainname", OF_HOST)
+    settings.check_signal(config.stop_signal, "StopSignal", OF_HOST)
+    if config.healthcheck is not None:
+        settings.check_health(config.healthcheck, "Healthcheck", OF_HOST)
     for key in config.exposed_ports:
         ports.split(key)
-    if config.hostname and not _HOSTNAME.fullmatch(config.hostname):
-        raise InvalidArgument(
-            f"invalid hostname format: {config.hostname!r}: letters, digits, '.', '-' and '_'",
-            field="Hostname",
-        )
     if config.mac_address:
         _check_mac(config.mac_address)
     if config.stop_timeout is not None and config.stop_timeout < -1:
@@ -101,41 +104,64 @@ def _check_config(config: ContainerConfig) -> None:
 def _check_host(host: HostConfig) -> None:
     if host.auto_remove and host.restart_policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    if host.log_config.type not in _LOG_DRIVERS:
-        raise Unimplemented(
-            f"logging driver {host.log_config.type!r} is not supported: use json-file"
-        )
     if host.links:
         raise Unimplemented("links between containers are not supported: use a network")
     if host.runtime not in ("runc", "oci"):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
-    if not -1000 <= host.oom_score_adj <= 1000:
+    if host.volume_driver not in ("", "local"):
+        raise NotFound(f'plugin "{host.volume_driver}" not found: volumes are local')
+    if ".." in host.cgroup_parent.split("/") or not host.cgroup_parent.isprintable():
         raise InvalidArgument(
-            f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]",
-            field="HostConfig.OomScoreAdj",
+            f"invalid cgroup parent: {host.cgroup_parent!r}", field="HostConfig.CgroupParent"
         )
-    _check_ulimits(host)
-    for server in host.dns:
-        try:
-            ipaddress.ip_address(server)
-        except ValueError as error:
-            raise InvalidArgument(
-                f"invalid IP address: {server}: DNS servers are addresses",
-                field="HostConfig.Dns",
-            ) from error
 
 
-def _check_ulimits(host: HostConfig) -> None:
-    for position, limit in enumerate(host.ulimits or ()):
-        path = f"HostConfig.Ulimits[{position}]"
-        if limit.name not in RLIMITS:
-            raise InvalidArgument(f"invalid ulimit type: {limit.name}", field=f"{path}.Name")
-        if limit.soft > limit.hard != -1:
+def _check_log(host: HostConfig) -> None:
+    log = host.log_config
+    if log.type not in _LOG_DRIVERS:
+        raise Unimplemented(f"logging driver {log.type!r} is not supported: use json-file")
+    settings.check_log_options(log.type, log.config, "HostConfig.LogConfig.Config", OF_HOST)
+    log_policy(host)
+
+
+def _check_kernel(host: HostConfig) -> None:
+    """What the kernel gives, by names that it has."""
+    path = "HostConfig"
+    settings.check_capabilities(host.cap_add or (), f"{path}.CapAdd", OF_HOST)
+    settings.check_capabilities(host.cap_drop or (), f"{path}.CapDrop", OF_HOST)
+    settings.check_ulimits(host.ulimits or (), f"{path}.Ulimits", OF_HOST)
+    settings.check_sysctls(host.sysctls, f"{path}.Sysctls", OF_HOST)
+    settings.check_oom_score(host.oom_score_adj, f"{path}.OomScoreAdj", OF_HOST)
+    for rule in host.device_cgroup_rules or ():
+        resources.device_rule(rule)
+    for number, device in enumerate(host.devices):
+        _check_device(device, f"{path}.Devices[{number}]")
+
+
+def _check_device(device: DeviceMapping, path: str) -> None:
+    for name, place in (
+        ("PathOnHost", device.path_on_host),
+        ("PathInContainer", device.path_in_container or device.path_on_host),
+    ):
+        if not place.startswith("/") or ".." in place.split("/"):
             raise InvalidArgument(
-                "ulimit soft limit must be less than or equal to hard limit:"
-                f" {limit.soft} > {limit.hard}",
-                field=path,
+                f"{place!r} is not an absolute path of a device", field=f"{path}.{name}"
             )
+    if set(device.cgroup_permissions) - set("rwm"):
+        raise InvalidArgument(
+            f"invalid device mode: {device.cgroup_permissions}: it is out of r, w and m",
+            field=f"{path}.CgroupPermissions",
+        )
+
+
+def _check_names(host: HostConfig) -> None:
+    """How it looks names up."""
+    settings.check_name_servers(host.dns, "HostConfig.Dns", OF_HOST)
+    settings.check_words(host.dns_search, "HostConfig.DnsSearch", OF_HOST)
+    settings.check_words(host.dns_options, "HostConfig.DnsOptions", OF_HOST)
+    for number, entry in enumerate(host.extra_hosts or ()):
+        name, address = files.extra_host(entry)
+        settings.check_host(name, address, f"HostConfig.ExtraHosts[{number}]", OF_HOST)
 
 
 def _check_modes(host: HostConfig) -> None:
@@ -150,17 +176,18 @@ def _check_modes(host: HostConfig) -> None:
             raise InvalidArgument(f"invalid {name} mode: {mode}", field="HostConfig")
 
 
-def _check_cpus(text: str, cpus: int) -> None:
+def _check_set(text: str, things: str, field: str, there: int) -> None:
+    """A list of numbers and ranges of them, each less than `there`."""
+    path = f"HostConfig.{'CpusetCpus' if things == 'CPUs' else 'CpusetMems'}"
     for part in filter(None, text.split(",")):
-        found = _CPU_RANGE.fullmatch(part.strip())
+        found = _RANGE.fullmatch(part.strip())
         if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise InvalidArgument(f"invalid value {text!r} for {field}", field=path)
+        if int(found[2] or found[1]) >= there:
             raise InvalidArgument(
-                f"invalid value {text!r} for cpuset cpus", field="HostConfig.CpusetCpus"
-            )
-        if int(found[2] or found[1]) >= cpus:
-            raise InvalidArgument(
-                f"Requested CPUs are not available - requested {text}, available: 0-{cpus - 1}",
-                field="HostConfig.CpusetCpus",
+                f"Requested {things} are not available - requested {text}, available:"
+                f" 0-{there - 1}",
+                field=path,
             )
 
 

@@ -200,6 +200,8 @@ def _explained(error: OSError, order: dict[str, Any]) -> Failure:
             "NotFound",
             f"Could not find the file {order['path']} in container {order['container']}",
         )
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+        return Failure("InvalidArgument", f"{order['path']} is no path: {error.strerror}")
     if error.errno == errno.EROFS:
         return Failure("InvalidArgument", "container rootfs is marked read-only")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -78,7 +78,7 @@ class Creator:
         """
         check_sharing(request)
         image = self._images.find(request.image)
-        config = merge.merge(_config(request), _of_image(image))
+        config = merge.merge(config_of(request), _of_image(image))
         config = replace(config, labels={**config.labels, **(labels or {})})
         host = self._host_config(request.host_config)
         check(config, host, init=bool(self._ground.init), cpus=os.cpu_count() or 1)
@@ -167,17 +167,47 @@ class Creator:
         populate: list[str] = []
         for mount in self._inherited(host):
             found[mount.destination] = mount
-        for want in mounting.wanted(config, host):
-            if want.destination in found and not (want.source or want.name):
-                continue
-            found[want.destination] = self._settled(want)
-            if want.type == "volume" and not want.no_copy:
-                populate.append(want.destination)
+        wants = [
+            want
+            for want in mounting.wanted(config, host)
+            if want.destination not in found or want.source or want.name
+        ]
+        for want in wants:  # all of them before anything is made of one
+            self._check(want)
+        anonymous: list[str] = []
+        try:
+            for want in wants:
+                mount = found[want.destination] = self._settled(want)
+                if want.type == "volume" and not want.name:
+                    anonymous.append(mount.name)
+                if want.type == "volume" and not want.no_copy:
+                    populate.append(want.destination)
+        except BaseException:
+            for name in anonymous:
+                self._volumes.remove(name, [])
+            raise
         return tuple(found.values()), tuple(populate)
+
+    def _check(self, want: Wanted) -> None:
+        """Refuse a mount whose source is not there and will not be made."""
+        try:
+            if want.type == "bind":
+                _check_source(want)
+            elif want.subpath:
+                mountpoint = self._volumes.get(want.name).mountpoint if want.name else ""
+                _subpath(mountpoint, want.subpath)
+        except NotFound as error:
+            raise InvalidArgument(
+                f"subpath {want.subpath!r} does not exist in its volume, which is not there",
+                field="HostConfig.Mounts",
+            ) from error
+        except OSError as error:
+            raise _unusable(want, error) from error
 
     def _settled(self, want: Wanted) -> MountPoint:
         if want.type == "bind":
-            _bind_source(want)
+            if want.create_source:
+                _make_source(want)
             return mounting.settled(want, want.source, "")
         volume = self._volumes.ensure(
             want.name,
@@ -201,7 +231,8 @@ class Creator:
         return found
 
 
-def _config(request: ContainerCreate) -> ContainerConfig:
+def config_of(request: ContainerCreate) -> ContainerConfig:
+    """The part of a request that belongs to the container wherever it runs."""
     names = [field.name for field in msgspec.structs.fields(ContainerConfig)]
     return ContainerConfig(**{name: getattr(request, name) for name in names})
 
@@ -223,22 +254,36 @@ def _identified(config: ContainerConfig, identity: str, host: HostConfig) -> Con
     return replace(config, hostname=identity[:12])
 
 
-def _bind_source(want: Wanted) -> None:
-    source = Path(want.source)
-    if source.exists():
-        return
-    if not want.create_source:
+def _check_source(want: Wanted) -> None:
+    if not want.create_source and not Path(want.source).exists():
         raise InvalidArgument(
             'invalid mount config for type "bind": bind source path does not exist:'
             f" {want.source}",
             field="HostConfig.Mounts",
         )
-    source.mkdir(parents=True)
+
+
+def _make_source(want: Wanted) -> None:
+    try:
+        if not Path(want.source).exists():
+            Path(want.source).mkdir(parents=True)
+    except OSError as error:
+        raise _unusable(want, error) from error
+
+
+def _unusable(want: Wanted, error: OSError) -> InvalidArgument:
+    what = want.source or want.subpath
+    return InvalidArgument(
+        f'invalid mount config for type "{want.type}": {what}: {error.strerror}',
+        field="HostConfig.Mounts",
+    )
 
 
 def _subpath(mountpoint: str, subpath: str) -> str:
     if not subpath:
         return mountpoint
+    if not mountpoint:
+        raise InvalidArgument(f"subpath {subpath!r} does not exist in a volume that is made")
     root = Path(mountpoint).resolve()
     place = (root / subpath).resolve()
     if root != place and root not in place.parents:

@@ -50,13 +50,14 @@ from agent.engine.updating import ContainerUpdate
 from agent.images.image import Platform, parse_platform
 from agent.images.manifest import fits
 from agent.network import desired
+from agent.runtime.controller import RuntimeFailure
 from agent.runtime.oci import rootfs
 from agent.runtime.runtime import Attachment, Runtime, Stats
 from agent.volumes import Volumes, size_of
 from shoal.common.clock import Clock
 from shoal.common.engine_http.query import Filters
 from shoal.model.container import ContainerCreate
-from shoal.model.errors import ClusterError, Conflict, NotFound
+from shoal.model.errors import ClusterError, Conflict, InvalidArgument, NotFound
 
 log = structlog.get_logger(__name__)
 
@@ -335,7 +336,12 @@ class Engine:
         host = updating.apply(container.record.host_config, wanted)
         checking.check_limits(host, os.cpu_count() or 1)
         if container.state.running:
-            await self.runtime.update(container.id, updating.limits(host))
+            try:
+                await self.runtime.update(container.id, updating.limits(host))
+            except RuntimeFailure as error:  # most of the time the kernel has no such limit
+                raise InvalidArgument(
+                    f"Cannot update container {container.id}: {error}"
+                ) from error
         container.change(host_config=host)
         self.lifecycle.publish(container, "update")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from agent.network.dns import RESOLVER
 from shoal.model.container import HostConfig
-from shoal.model.errors import InvalidArgument
+from shoal.model.validate.settings import GATEWAY
 
 _LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -24,8 +24,8 @@ def hosts(
     """
     lines = _LOCALHOST
     for entry in extra:
-        host, _, target = entry.partition("=" if "=" in entry else ":")
-        lines += f"{gateway if target == 'host-gateway' else target.strip('[]')}\t{host}\n"
+        host, target = extra_host(entry)
+        lines += f"{gateway if target == GATEWAY else target}\t{host}\n"
     full = f"{name}.{domain} {name}" if domain else name
     return lines + "".join(f"{address}\t{full}\n" for address in addresses)
 
@@ -81,11 +81,7 @@ def _resolv_conf(servers: Iterable[str], search: list[str], options: list[str]) 
     return "\n".join([*lines, ""])
 
 
-def check_hosts(extra: Iterable[str]) -> None:
-    """Refuse an `--add-host` without a host or an address."""
-    for entry in extra:
-        host, _, target = entry.partition("=" if "=" in entry else ":")
-        if not host or not target:
-            raise InvalidArgument(
-                f'bad format for add-host: "{entry}"', field="HostConfig.ExtraHosts"
-            )
+def extra_host(entry: str) -> tuple[str, str]:
+    """Name and address of `--add-host`: `name:address` or `name=[address]`."""
+    name, _, address = entry.partition("=" if "=" in entry else ":")
+    return name, address.removeprefix("[").removesuffix("]")

@@ -136,5 +136,5 @@ def _key(port: int, protocol: str) -> str:
 
 def _extra_host(line: str) -> str:
     """`IP name` of hosts(5) as `name:IP`; aliases beyond the first name are dropped."""
-    address, _, names = line.partition(" ")
-    return f"{names.split()[0] if names.split() else ''}:{address}"
+    address, name, *_ = *line.split(), "", ""
+    return f"{name}:{address}"

@@ -13,7 +13,7 @@ from typing import Self
 
 import structlog
 
-from agent.engine import restart, signals
+from agent.engine import restart
 from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.events import EventBus
@@ -21,6 +21,7 @@ from agent.engine.launching import Launcher
 from agent.engine.removal import Removal
 from agent.runtime.runtime import Exit, Runtime
 from shoal.common.clock import Clock
+from shoal.model import signals
 from shoal.model.errors import ClusterError, Conflict, NotFound, Unavailable
 
 log = structlog.get_logger(__name__)

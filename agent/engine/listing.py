@@ -7,6 +7,7 @@ from agent.engine.describe import Shown
 from agent.engine.shown_networks import identities, places
 from shoal.common.engine_http.query import Filters
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import whole
 
 FILTERS = frozenset(
     {
@@ -71,7 +72,7 @@ def _check(filters: Filters) -> None:
             if value not in known:
                 raise InvalidArgument(f"invalid filter '{key}={value}'", field="filters")
     for value in filters.get("exited"):
-        if not value.lstrip("-").isdigit():
+        if whole(value.removeprefix("-")) is None:
             raise InvalidArgument(f"invalid filter 'exited={value}'", field="filters")
 
 

@@ -5,17 +5,16 @@ say; what does not exist on the host is found when the container is created.
 """
 
 import posixpath
-from collections.abc import Iterable
 
 import msgspec
 
 from agent.engine.records import MountPoint, TmpfsMount
 from shoal.model.container import ContainerConfig, HostConfig, Mount
 from shoal.model.errors import InvalidArgument
+from shoal.model.validate.mounts import PROPAGATIONS
 
-_PROPAGATION = frozenset(["shared", "rshared", "slave", "rslave", "private", "rprivate"])
 _MODES = frozenset(
-    ["ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", *_PROPAGATION]
+    ["ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent", *PROPAGATIONS]
 )
 
 
@@ -45,7 +44,7 @@ def wanted(config: ContainerConfig, host: HostConfig) -> list[Wanted]:
     """All binds and volumes of a container, one a destination; `--mount` and `-v` win."""
     found: dict[str, Wanted] = {}
     asked = [_bind(text) for text in host.binds or ()]
-    asked += [_mount(m, n) for n, m in enumerate(host.mounts) if m.type in ("bind", "volume")]
+    asked += [_mount(mount) for mount in host.mounts if mount.type in ("bind", "volume")]
     for each in asked:
         if each.destination in found:
             raise InvalidArgument(f"Duplicate mount point: {each.destination}")
@@ -64,17 +63,6 @@ def tmpfs(host: HostConfig) -> tuple[TmpfsMount, ...]:
     ]
     found += [_tmpfs_mount(mount) for mount in host.mounts if mount.type == "tmpfs"]
     return tuple(found)
-
-
-def check_types(mounts: Iterable[Mount]) -> None:
-    """Refuse kinds of mount there are not."""
-    for n, mount in enumerate(mounts):
-        if mount.type not in ("bind", "volume", "tmpfs"):
-            raise InvalidArgument(
-                f"invalid mount config: mount type {mount.type!r} is not supported: use bind,"
-                " volume or tmpfs",
-                field=f"HostConfig.Mounts[{n}].Type",
-            )
 
 
 def settled(want: Wanted, source: str, name: str) -> MountPoint:
@@ -119,22 +107,15 @@ def _bind(text: str) -> Wanted:
         name="" if is_path else source,
         read_only="ro" in modes,
         mode=",".join(modes),
-        propagation=next((m for m in modes if m in _PROPAGATION), ""),
+        propagation=next((m for m in modes if m in PROPAGATIONS), ""),
         create_source=is_path,
         no_copy="nocopy" in modes,
     )
 
 
-def _mount(mount: Mount, n: int) -> Wanted:
-    field = f"HostConfig.Mounts[{n}]"
+def _mount(mount: Mount) -> Wanted:
     target = _destination(mount.target, mount.target or "")
     if mount.type == "bind":
-        if not mount.source.startswith("/"):
-            raise InvalidArgument(
-                'invalid mount config for type "bind": invalid mount path:'
-                f" '{mount.source}' mount path must be absolute",
-                field=f"{field}.Source",
-            )
         bind = mount.bind_options
         return Wanted(
             type="bind",

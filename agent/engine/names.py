@@ -5,7 +5,7 @@ import re
 
 from shoal.model.errors import InvalidArgument
 
-_ALLOWED = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_ALLOWED = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}")
 
 _ADJECTIVE_WORDS = """
 admiring amazing awesome blissful bold brave busy charming clever compassionate cool

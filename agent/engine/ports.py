@@ -7,8 +7,9 @@ from typing import cast
 from agent.network.desired import ANY_ADDRESS, Endpoint, PortBinding, Protocol
 from shoal.model.container import ContainerConfig, HostConfig
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import within
 
-_HOST_PORTS = re.compile(r"(\d{1,5})?(?:-(\d{1,5}))?")
+_HOST_PORTS = re.compile(r"(\d{1,5})?(?:-(\d{1,5}))?", re.ASCII)
 
 
 def wanted(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]:
@@ -38,11 +39,12 @@ def wanted(config: ContainerConfig, host: HostConfig) -> tuple[PortBinding, ...]
 def split(key: str) -> tuple[Protocol, int]:
     """`80/tcp` or `80`."""
     port, _, protocol = key.partition("/")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    number = within(port, 1, 65535)
+    if number is None:
         raise InvalidArgument(f'invalid port specification: "{key}"')
     if (protocol or "tcp") not in ("tcp", "udp", "sctp"):
         raise InvalidArgument(f'invalid port specification: "{key}": unknown protocol')
-    return cast("Protocol", protocol or "tcp"), int(port)
+    return cast("Protocol", protocol or "tcp"), number
 
 
 def by_container_port(

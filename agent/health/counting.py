@@ -11,7 +11,6 @@ import msgspec
 from msgspec.structs import replace
 
 from shoal.model.container import HealthConfig
-from shoal.model.errors import InvalidArgument
 
 Status = Literal["starting", "healthy", "unhealthy"]
 
@@ -19,7 +18,6 @@ LOG_LENGTH = 5
 OUTPUT_LIMIT = 4096
 _SECOND = 1_000_000_000
 _INTERVAL, _TIMEOUT, _RETRIES, _START_INTERVAL = 30 * _SECOND, 30 * _SECOND, 3, 5 * _SECOND
-_SHORTEST = 1_000_000
 _SHELL = ("/bin/sh", "-c")
 
 
@@ -38,26 +36,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "starting"
     failing_streak: int = 0
     log: tuple[ProbeResult, ...] = ()
-
-
-def check(config: HealthConfig | None) -> None:
-    """Refuse what Docker refuses."""
-    if config is None:
-        return
-    for name in ("interval", "timeout", "start_period", "start_interval"):
-        value = getattr(config, name)
-        if value and value < _SHORTEST:
-            raise InvalidArgument(
-                f"{name.replace('_', ' ').capitalize()} in Healthcheck cannot be less than 1ms",
-                field="Healthcheck",
-            )
-    if config.retries < 0:
-        raise InvalidArgument("Retries in Healthcheck cannot be negative", field="Healthcheck")
-    if config.test and config.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise InvalidArgument(
-            f"unknown health check type {config.test[0]!r}: use NONE, CMD or CMD-SHELL",
-            field="Healthcheck.Test",
-        )
 
 
 def command(config: HealthConfig | None, shell: tuple[str, ...]) -> tuple[str, ...] | None:

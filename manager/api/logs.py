@@ -24,6 +24,7 @@ from shoal.common.engine_http.router import Router
 from shoal.model.changes import Event
 from shoal.model.errors import ClusterError, InvalidArgument, NotFound
 from shoal.model.ids import NodeID, ServiceID, TaskID
+from shoal.model.numbers import whole
 from shoal.model.objects import Service, Task
 from shoal.model.states import TaskState
 
@@ -102,7 +103,7 @@ def _wish(call: Call, *, terminal: bool) -> Wish:
     )
     if not (wish.stdout or wish.stderr):
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    if wish.tail != "all" and not wish.tail.isdigit():
+    if wish.tail != "all" and whole(wish.tail) is None:
         wish = msgspec.structs.replace(wish, tail="all")  # as Docker takes it
     return wish
 

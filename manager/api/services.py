@@ -9,8 +9,9 @@ from manager.control.lookup import find_service
 from manager.control.services import ServiceUpdate
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
+from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import whole
 from shoal.model.spec.service import ServiceSpec
-from shoal.model.validate.refusal import invalid
 
 _AUTH = "X-Registry-Auth"
 
@@ -71,6 +72,10 @@ class ServiceHandlers:
 def version_of(call: Call) -> int:
     """The version that every update must name."""
     text = call.text("version")
-    if not text.isascii() or not text.isdigit():
-        raise invalid("", f"invalid version '{text}': an update must name the version it read")
-    return int(text)
+    number = whole(text)
+    if number is None:
+        raise InvalidArgument(
+            f"invalid version '{text}': an update must name the version it read",
+            field="version",
+        )
+    return number

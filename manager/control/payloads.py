@@ -28,11 +28,13 @@ from shoal.model.validate.payload import (
     check_payload_name,
 )
 from shoal.model.validate.refusal import (
+    OF_CLUSTER,
     exists,
     invalid,
     out_of_sequence,
     unimplemented,
 )
+from shoal.model.validate.settings import check_label_names
 
 
 class Driver(Wire, frozen=True, kw_only=True):
@@ -66,7 +68,7 @@ class Payloads:
 
     async def create_secret(self, spec: PayloadSpec) -> SecretID:
         """A new secret; its bytes are sealed before they are stored."""
-        _check(spec, "secret", SECRET_BYTES)
+        check_spec(spec, "secret", SECRET_BYTES)
         identity = SecretID(self._ids.new())
         sealed = self._sealer.seal(spec.data, secret_seal_name(identity))
 
@@ -89,7 +91,7 @@ class Payloads:
 
     async def create_config(self, spec: PayloadSpec) -> ConfigID:
         """A new config."""
-        _check(spec, "config", CONFIG_BYTES)
+        check_spec(spec, "config", CONFIG_BYTES)
         identity = ConfigID(self._ids.new())
 
         def decide() -> tuple[Group, ConfigID]:
@@ -162,8 +164,10 @@ def secret_seal_name(secret: SecretID) -> str:
     return f"secret/{secret}"
 
 
-def _check(spec: PayloadSpec, kind: str, limit: int) -> None:
+def check_spec(spec: PayloadSpec, kind: str, limit: int) -> None:
+    """Refuse a secret or config that could not be stored or used."""
     check_payload_name(spec.name)
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
     if spec.driver is not None and spec.driver.name:
         raise unimplemented("Driver", f"{kind} drivers are not supported")
     check_payload(spec.data, kind, limit)
@@ -196,6 +200,7 @@ def _check_update(thing: Secret | Config, spec: PayloadSpec, had: bytes, version
     if version != thing.version:
         raise out_of_sequence()
     check_limits(msgspec.structs.replace(spec, data=b""))
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
     if spec.name not in ("", thing.name) or (spec.data and spec.data != had):
         raise invalid("", "only updates to Labels are allowed")
 

@@ -22,14 +22,14 @@ from shoal.model.spec.task import ContainerSpec
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a task's placeholders stand for."""
 
-    service_id: str = "service id"
+    service_id: str = "service-id"
     service_name: str = "service"
     service_labels: Mapping[str, str] = field(default_factory=dict)
-    node_id: str = "node id"
+    node_id: str = "node-id"
     node_hostname: str = "node"
     node_architecture: str = "x86_64"
     node_os: str = "linux"
-    task_id: str = "task id"
+    task_id: str = "task-id"
     task_name: str = "task"
     task_slot: str = "1"
 
@@ -64,6 +64,8 @@ def expand(text: str, context: Context, functions: Functions = MappingProxyType(
     """
     if "{{" not in text:
         return text
+    if "{{" in _ACTION.sub("", text):
+        raise _wrong(text, "{{ without }}")
     return _ACTION.sub(lambda found: _action(found.group(1), text, context, functions), text)
 
 

@@ -31,14 +31,6 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     terminal_size: tuple[int, int] = (0, 0)
 
 
-_RLIMIT_WORDS = """
-as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime
-sigpending stack
-"""
-RLIMITS = frozenset(_RLIMIT_WORDS.split())
-"""Limits by name, without `RLIMIT_`."""
-
-
 def command(request: ContainerRequest) -> tuple[str, ...]:
     """Entrypoint and command in one, behind the init program where one is wanted."""
     args = (*_words(request.config.entrypoint), *_words(request.config.cmd))

@@ -10,6 +10,7 @@ from typing import Any
 from agent.runtime.oci.request import ResolvedDevice
 from shoal.model.container import HostConfig
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import whole
 
 _PERIOD = 100_000  # microseconds, Docker's for NanoCpus
 
@@ -57,7 +58,7 @@ def device_rules(
         }
         for device in devices
     ]
-    return rules + [_parsed(rule) for rule in host.device_cgroup_rules or ()]
+    return rules + [device_rule(rule) for rule in host.device_cgroup_rules or ()]
 
 
 def _cpu(host: HostConfig) -> dict[str, Any]:
@@ -112,11 +113,13 @@ def check(host: HostConfig) -> None:
         raise InvalidArgument(problem, field="HostConfig")
 
 
-def _parsed(rule: str) -> dict[str, Any]:
+def device_rule(rule: str) -> dict[str, Any]:
     """`c 42:* rmw`, as `--device-cgroup-rule` takes it."""
     words = rule.split()
     numbers = words[1].split(":") if len(words) == 3 else []
-    known = len(numbers) == 2 and all(part == "*" or part.isdigit() for part in numbers)
+    known = len(numbers) == 2 and all(
+        part == "*" or whole(part) is not None for part in numbers
+    )
     if not known or words[0] not in {"a", "b", "c"} or set(words[2]) - set("rwm"):
         raise InvalidArgument(
             f"invalid device cgroup rule {rule!r}: should be like 'c 42:* rwm'",

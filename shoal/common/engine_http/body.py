@@ -11,9 +11,12 @@ import msgspec
 
 from shoal.model.errors import InvalidArgument
 from shoal.model.names import fold_keys
+from shoal.model.validate.limits import first_fault
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_DECODER = msgspec.json.Decoder(float_hook=float)  # so that 1e400 is refused by its field
 _AT = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 
 
@@ -34,11 +37,9 @@ def decode(data: bytes, model: type[T]) -> T:
     if not data.strip():
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     try:
-        raw = msgspec.json.decode(data)
+        raw = _DECODER.decode(data)
     except msgspec.DecodeError as error:
-        if "trailing characters" in str(error):
-            raise InvalidArgument("unexpected content after JSON") from error
-        raise InvalidArgument(f"invalid JSON: {error}") from error
+        raise InvalidArgument(_malformed(str(error), data)) from error
     except UnicodeDecodeError as error:
         raise InvalidArgument("invalid JSON: the body is not UTF-8") from error
     except RecursionError as error:
@@ -49,9 +50,21 @@ def decode(data: bytes, model: type[T]) -> T:
 def convert(raw: object, model: type[T]) -> T:
     """An already decoded body as `model`, keys in any case."""
     try:
-        return msgspec.convert(fold_keys(raw, model), model)
+        made = msgspec.convert(fold_keys(raw, model), model)
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from error
+    if (fault := first_fault(made)) is not None:
+        path, sentence = fault
+        raise InvalidArgument(f"invalid JSON: field {path}: {sentence}", field=path)
+    return made
+
+
+def _malformed(sentence: str, data: bytes) -> str:
+    if "trailing characters" in sentence:
+        return "unexpected content after JSON"
+    if _HALF.search(data) and ("surrogate" in sentence or "truncated" in sentence):
+        return "invalid JSON: a \\u escape is half of a character (a lone surrogate)"
+    return f"invalid JSON: {_plain(sentence)}"
 
 
 def _refusal(sentence: str) -> InvalidArgument:

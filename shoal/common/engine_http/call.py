@@ -17,7 +17,8 @@ from shoal.model.errors import InvalidArgument, Unavailable
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-BODY_LIMIT = 4 << 20
+BODY_LIMIT = 2 << 20
+"""The largest that is of use is a config of 1,000 KiB in base64."""
 BODY_SECONDS = 60.0
 
 
@@ -28,6 +29,7 @@ class Call:
         version: the API version the client speaks.
         path: the request's path without the version.
         parts: the variable parts of the path.
+        begun: an answer is on its way, no other can be given.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Call:
         self.version = version
         self.path = path
         self.parts = parts
+        self.begun = False
         self._headers = headers
 
     def text(self, name: str, default: str = "") -> str:
@@ -68,14 +71,14 @@ class Call:
         """The whole body, bounded in size and in the time the client may take to send it."""
         chunks: list[bytes] = []
         size = 0
+        if (self.request.content_length or 0) > limit:
+            raise _too_large(limit)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in self.request.content.iter_chunked(1 << 16):
                     size += len(chunk)
                     if size > limit:
-                        raise InvalidArgument(
-                            f"request body too large: the limit is {limit} bytes"
-                        )
+                        raise _too_large(limit)
                     chunks.append(chunk)
         except TimeoutError as error:
             raise InvalidArgument(
@@ -117,6 +120,7 @@ class Call:
         response = web.StreamResponse(
             headers={**self._headers, **(headers or {}), "Content-Type": content_type}
         )
+        self.begun = True
         await response.prepare(self.request)
         return Stream(response)
 
@@ -146,12 +150,17 @@ class Call:
         on_hop = self.wants_upgrade and HOP in self.request.headers
         kind = PiecedConnection if on_hop else RawConnection
         connection = kind(transport, protocol)
+        self.begun = True
         early: bytes = getattr(protocol, "_message_tail", b"")  # sent before our answer
         transport.set_protocol(connection)
         transport.resume_reading()
         if early:
             connection.data_received(early)
         return connection
+
+
+def _too_large(limit: int) -> InvalidArgument:
+    return InvalidArgument(f"request body too large: the limit is {limit} bytes")
 
 
 class RawConnection(Connection):

@@ -9,8 +9,14 @@ import re
 from collections.abc import Collection, Mapping
 
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import whole
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
+_LONGEST_PATTERN = 256
+_MOST_REPEATS = 3
+_LITERAL = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_REPEAT = re.compile(r"[*+{]")
 
 
 def flag(text: str | None, *, default: bool = False) -> bool:
@@ -22,10 +28,10 @@ def number(text: str | None, name: str, default: int) -> int:
     """An integer, or `default` where the query does not name it."""
     if text is None or text == "":
         return default
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InvalidArgument(f"{name} {text!r} is not an integer", field=name) from error
+    found = whole(text.removeprefix("-"))
+    if found is None:
+        raise InvalidArgument(f"{name} {text!r} is not an integer", field=name)
+    return -found if text.startswith("-") else found
 
 
 class Filters:
@@ -58,7 +64,7 @@ class Filters:
         """Not asked for, or a value, read as a regular expression, is found in a candidate."""
         if key not in self._values:
             return True
-        return any(_found(value, c) for value in self._values[key] for c in candidates)
+        return any(_found(key, value, c) for value in self._values[key] for c in candidates)
 
     def labels(self, labels: Mapping[str, str], key: str = "label") -> bool:
         """Every `name` or `name=value` asked for is among the labels."""
@@ -89,6 +95,10 @@ def parse_filters(text: str | None, known: Collection[str]) -> Filters:
         return Filters({})
     try:
         raw = json.loads(text)
+    except RecursionError as error:
+        raise InvalidArgument(
+            "invalid filter: it is nested too deeply", field="filters"
+        ) from error
     except ValueError as error:
         raise InvalidArgument(f"invalid filter: {error}", field="filters") from error
     if not isinstance(raw, dict):
@@ -112,8 +122,26 @@ def _values(key: str, given: object) -> tuple[str, ...]:
     )
 
 
-def _found(value: str, candidate: str) -> bool:
+def _found(key: str, value: str, candidate: str) -> bool:
+    if value in candidate:
+        return True
+    if _is_costly(value):
+        raise InvalidArgument(
+            f"invalid filter '{key}={value}': it takes too long to match: repeat no group, and"
+            f" no more than {_MOST_REPEATS} parts",
+            field=f"filters.{key}",
+        )
     try:
-        return value == candidate or re.search(value, candidate) is not None
-    except re.error:
-        return value in candidate
+        return re.search(value, candidate) is not None
+    except (re.error, OverflowError):
+        return False
+
+
+def _is_costly(pattern: str) -> bool:
+    """Whether matching may go back and forth without end, unlike Go's, which never does."""
+    plain = _LITERAL.sub("x", pattern)
+    return (
+        len(pattern) > _LONGEST_PATTERN
+        or _REPEATED_GROUP.search(plain) is not None
+        or len(_REPEAT.findall(plain)) > _MOST_REPEATS
+    )

@@ -28,6 +28,7 @@ Guard = Callable[[Call], None]
 """Raises `PermissionDenied` where this listener must not serve this call."""
 
 _SHUTDOWN_SECONDS = 2.0
+_IDLE_SECONDS = 300.0  # between requests, and for the head of the first: Docker's own
 _LINE_BYTES = 64 << 10  # registry tokens in headers are long
 _BACKLOG = 1024  # a burst of clients is not refused while one request is worked on
 log = structlog.get_logger(__name__)
@@ -132,6 +133,8 @@ class EngineServer:
             serve,
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,  # as Docker: a body is what was sent
+            keepalive_timeout=_IDLE_SECONDS,
             max_line_size=_LINE_BYTES,
             max_field_size=_LINE_BYTES,
         )
@@ -157,20 +160,24 @@ class EngineServer:
             found = self._router.find(request.method, path)
             if found is None:
                 return error_response(404, "page not found")
-            route, parts = found
-            call = Call(request, version, path, parts, self._headers)
+        except ClusterError as error:
+            return respond(error)
+        route, parts = found
+        call = Call(request, version, path, parts, self._headers)
+        try:
             if guard is not None:
                 guard(call)
-            _continue(request)
+            _continue(call)
             return await self._run(route, call)
         except ClusterError as error:
             log.debug("request refused", path=request.path, reason=str(error))
-            return respond(error)
+            return _instead(call, respond(error))
         except (ConnectionError, TimeoutError):
             raise
         except Exception:
             log.exception("request failed", method=request.method, path=request.path)
-            return error_response(500, "internal error; the daemon's log has the details")
+            sentence = "internal error; the daemon's log has the details"
+            return _instead(call, error_response(500, sentence))
 
     async def _run(self, route: Route, call: Call) -> web.StreamResponse:
         if route.stream:
@@ -194,12 +201,20 @@ async def _outcome(route: Route, call: Call) -> "web.StreamResponse | Exception"
         return error
 
 
+def _instead(call: Call, failure: web.Response) -> web.Response:
+    """The failure, unless an answer has begun: that one can only break off."""
+    if call.begun:
+        raise ConnectionResetError("the answer has begun, an error cannot follow it")
+    return failure
+
+
 def _clear(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
 
 
-def _continue(request: web.BaseRequest) -> None:
+def _continue(call: Call) -> None:
+    request = call.request
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
         transport = request.transport
         if isinstance(transport, asyncio.Transport):

@@ -11,7 +11,7 @@ MAXIMUM: Version = (1, 50)
 ENGINE = "28.2.2"
 """The engine release whose API this is; clients print and compare it."""
 
-_PATH = re.compile(r"/v(\d+(?:\.\d+)*)(/.*)", re.DOTALL)
+_PATH = re.compile(r"/v(\d{1,30}(?:\.\d{1,30}){0,9})(/.*)", re.DOTALL | re.ASCII)
 
 
 def text_of(version: Version) -> str:

@@ -6,7 +6,8 @@ from ipaddress import IPv4Network
 from shoal.model.addresses import network_of
 from shoal.model.spec.cluster import CAConfig, ClusterSpec
 from shoal.model.validate.limits import check_limits
-from shoal.model.validate.refusal import invalid, unimplemented
+from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
+from shoal.model.validate.settings import check_label_names
 
 MOST_SUBNET_SIZE = 29
 """A /30 has room for one task beside the gateway."""
@@ -20,6 +21,7 @@ def check_cluster(spec: ClusterSpec) -> None:
         raise invalid(
             "Name", f"the only allowed name of a cluster is default, not {spec.name!r}"
         )
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
     if spec.dispatcher.heartbeat_period < 0:
         raise invalid(
             "Dispatcher.HeartbeatPeriod",

@@ -1,11 +1,12 @@
 """What no spec may hold anywhere: numbers that do not travel, bytes that end strings, bulk.
 
 JSON knows no bounds; the messages to agents have 64-bit integers, kernels end strings at NUL
-and the store takes no record beyond its limit. Checked once over the whole spec, so that the
-other rules need not think of it. Pure.
+and the store takes no record beyond its limit. Checked once over the whole of a request's body
+and of a spec, so that the other rules need not think of it. Pure.
 """
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 
 import msgspec
 
@@ -18,25 +19,28 @@ SPEC_BYTES = 1 << 20
 
 def check_limits(spec: msgspec.Struct) -> None:
     """Refuse a spec that cannot be stored or sent."""
-    _check(spec, "")
+    if (fault := first_fault(spec)) is not None:
+        raise invalid(*fault)
     size = len(msgspec.json.encode(spec))
     if size > SPEC_BYTES:
         raise invalid("", f"the spec is too large: {size} bytes, the limit is {SPEC_BYTES}")
 
 
-def _check(value: object, path: str) -> None:
+def first_fault(value: object, path: str = "") -> tuple[str, str] | None:
+    """The path of the first number or text that could not travel, and what is wrong with it."""
     match value:
-        case bool() | float() | bytes() | None:
-            return
+        case bool() | bytes() | None:
+            return None
+        case float():
+            return None if isfinite(value) else (path, f"{value} is no number")
         case int():
-            if not -LARGEST - 1 <= value <= LARGEST:
-                raise invalid(path, f"{value} is beyond 64 bits")
+            small = -LARGEST - 1 <= value <= LARGEST
+            return None if small else (path, "the number is beyond 64 bits")
         case str():
-            if "\0" in value:
-                raise invalid(path, "must not contain a NUL character")
+            return (path, "must not contain a NUL character") if "\0" in value else None
         case _:
-            for inner, below in _parts(value, path):
-                _check(inner, below)
+            parts = (first_fault(inner, below) for inner, below in _parts(value, path))
+            return next((fault for fault in parts if fault is not None), None)
 
 
 def _parts(value: object, path: str) -> Iterable[tuple[object, str]]:

@@ -12,6 +12,8 @@ from shoal.model.validate.network import (
     check_name,
     check_number,
 )
+from shoal.model.validate.refusal import OF_HOST
+from shoal.model.validate.settings import check_label_names
 
 BRIDGE_OPTION = "com.docker.network.bridge."
 ICC = f"{BRIDGE_OPTION}enable_icc"
@@ -62,8 +64,7 @@ def _check(spec: NetworkSpec) -> None:
         )
     if spec.enable_ipv4 is False:
         raise Unimplemented("EnableIPv4: networks without IPv4 are not supported")
-    if any(not key.strip() for key in spec.labels):
-        raise InvalidArgument("Labels: a label must have a name", field="Labels")
+    check_label_names(spec.labels, "Labels", OF_HOST)
     check_options = _DRIVERS.get(spec.driver)
     if check_options is None:
         raise NotFound(

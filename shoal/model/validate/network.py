@@ -5,6 +5,7 @@ from ipaddress import IPv6Network, ip_address
 
 from shoal.model.addresses import AnyNetwork, network_of
 from shoal.model.errors import NotFound, PermissionDenied
+from shoal.model.numbers import within
 from shoal.model.spec.network import (
     ENCRYPTED,
     IPAM,
@@ -14,7 +15,8 @@ from shoal.model.spec.network import (
     NetworkSpec,
 )
 from shoal.model.validate.limits import check_limits
-from shoal.model.validate.refusal import invalid, unimplemented
+from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
+from shoal.model.validate.settings import check_label_names
 
 PREDEFINED = frozenset({"bridge", "host", "none", "default", "docker_gwbridge"})
 FIRST_VNI = 4096
@@ -35,8 +37,7 @@ def check_network(spec: NetworkSpec) -> None:
     check_limits(spec)
     check_name(spec.name)
     _check_kind(spec)
-    if any(not key.strip() for key in spec.labels):
-        raise invalid("Labels", "a label must have a name")
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
     if spec.enable_ipv4 is False:
         raise unimplemented("EnableIPv4", "cluster networks without IPv4 are not supported")
     _check_options(spec)
@@ -95,7 +96,7 @@ def _check_options(spec: NetworkSpec) -> None:
 
 def check_number(value: str, path: str, least: int, most: int) -> None:
     """Refuse an option that is no number from `least` to `most`."""
-    if not (value.isascii() and value.isdigit()) or not least <= int(value) <= most:
+    if within(value, least, most) is None:
         raise invalid(path, f"must be a number from {least} to {most}, not {value!r}")
 
 

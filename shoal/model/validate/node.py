@@ -3,7 +3,8 @@
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import Availability, NodeRole
 from shoal.model.validate.limits import check_limits
-from shoal.model.validate.refusal import invalid
+from shoal.model.validate.refusal import OF_CLUSTER, invalid
+from shoal.model.validate.settings import check_label_names
 
 
 def check_node(spec: NodeSpec) -> None:
@@ -12,8 +13,7 @@ def check_node(spec: NodeSpec) -> None:
     if spec.role not in tuple(NodeRole):
         raise invalid("Role", f"{spec.role!r} is none of {', '.join(NodeRole)}")
     check_availability(spec.availability)
-    if any(not key.strip() for key in spec.labels):
-        raise invalid("Labels", "a label must have a name")
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
 
 
 def check_availability(word: str) -> None:

@@ -5,6 +5,7 @@ That they exist is asked of the cluster by `manager.control.references`. Called 
 
 from collections.abc import Sequence
 
+from shoal.model.numbers import within
 from shoal.model.spec.task import (
     ConfigReference,
     ContainerSpec,
@@ -51,8 +52,7 @@ def _check_file(file: ReferenceFile | None, path: str, kind: str) -> None:
             f"malformed file {kind} reference, invalid target file name {file.name!r} provided",
         )
     for key, text in (("UID", file.uid), ("GID", file.gid)):
-        digits = text.isascii() and text.isdigit()
-        if text and not (digits and int(text) <= _MOST_ID):
+        if text and within(text, 0, _MOST_ID) is None:
             raise invalid(f"{path}.File.{key}", f"{text!r} is not a numeric id")
     if not 0 <= file.mode <= _MOST_MODE:
         raise invalid(

@@ -1,5 +1,9 @@
 """How a spec is refused: a sentence as Swarm words it, and the path of the field. Pure."""
 
+from collections.abc import Callable
+
+import msgspec
+
 from shoal.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -52,3 +56,25 @@ def ambiguous(kind: str, text: str, count: int) -> InvalidArgument:
 def out_of_sequence() -> OutOfSequence:
     """The object was changed since the caller read it."""
     return OutOfSequence("rpc error: code = Unknown desc = update out of sequence")
+
+
+class Wording(msgspec.Struct, frozen=True):
+    """How a half of the API refuses: what both share is checked once and said in its words."""
+
+    invalid: Callable[[str, str], InvalidArgument]
+    unimplemented: Callable[[str, str], Unimplemented]
+
+
+def _invalid_here(path: str, sentence: str) -> InvalidArgument:
+    return InvalidArgument(sentence, field=path)
+
+
+def _unimplemented_here(path: str, sentence: str) -> Unimplemented:
+    return Unimplemented(f"{path}: {sentence}")
+
+
+OF_CLUSTER = Wording(invalid, unimplemented)
+"""Of services: Swarm's form, with the path of the field."""
+
+OF_HOST = Wording(_invalid_here, _unimplemented_here)
+"""Of a person's containers: Docker's sentences as they are."""

@@ -6,7 +6,6 @@ The task template has its own module, `task`; what spans objects (names, publish
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 
 from shoal.model.defaults import is_job
 from shoal.model.spec.service import (
@@ -18,7 +17,8 @@ from shoal.model.spec.service import (
 )
 from shoal.model.states import FailureAction, UpdateOrder
 from shoal.model.validate.limits import check_limits
-from shoal.model.validate.refusal import invalid, unimplemented
+from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
+from shoal.model.validate.settings import check_label_names
 from shoal.model.validate.task import check_networks, check_task
 
 NAME_LENGTH = 63
@@ -34,6 +34,7 @@ def check_service(spec: ServiceSpec) -> None:
     """Refuse a spec that no cluster could run, or that this one cannot run yet."""
     check_limits(spec)
     check_service_name(spec.name)
+    check_label_names(spec.labels, "Labels", OF_CLUSTER)
     check_mode(spec.mode)
     check_task(spec.task_template, spec.name, spec.labels)
     check_networks(spec.networks, "Networks")
@@ -146,9 +147,3 @@ def _check_port(port: PortConfig, path: str) -> None:
         )
     if port.protocol == "sctp":
         raise unimplemented(f"{path}.Protocol", "sctp ports are not supported yet")
-
-
-def check_labels(labels: Mapping[str, str], path: str) -> None:
-    """Labels have names."""
-    if any(not key.strip() for key in labels):
-        raise invalid(path, "a label must have a name")

@@ -21,7 +21,8 @@ from shoal.model.spec.task import (
 )
 from shoal.model.states import RestartCondition
 from shoal.model.validate.container import check_container
-from shoal.model.validate.refusal import invalid, unimplemented
+from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
+from shoal.model.validate.settings import check_log_options
 
 LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
@@ -178,3 +179,5 @@ def _check_log_driver(driver: LogDriver) -> None:
             f"{_TEMPLATE}.LogDriver.Name",
             f"log driver {driver.name!r} is not supported; there are {', '.join(LOG_DRIVERS)}",
         )
+    path = f"{_TEMPLATE}.LogDriver.Options"
+    check_log_options(driver.name, driver.options, path, OF_CLUSTER)

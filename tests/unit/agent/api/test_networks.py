@@ -144,7 +144,12 @@ class Membership:
         raise AssertionError(force)
 
     def section(self) -> dict[str, Any]:
-        return {"NodeID": self.node, "ControlAvailable": self.manages}
+        state = "active" if self.node else "inactive"
+        return {
+            "NodeID": self.node,
+            "LocalNodeState": state,
+            "ControlAvailable": self.manages,
+        }
 
     def told(self) -> Assignments:
         return self.assignments

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.runtime.oci.bundle import oci_config
-from agent.runtime.oci.capabilities import ALL, DEFAULT, capabilities
+from agent.runtime.oci.capabilities import DEFAULT, capabilities
 from agent.runtime.oci.process import ExecRequest, environment, exec_process
 from agent.runtime.oci.request import ContainerRequest, ResolvedMount, User
 from agent.runtime.oci.resources import resources
@@ -12,6 +12,7 @@ from agent.runtime.oci.seccomp import compile_profile, default_profile
 from agent.runtime.oci.users import find_user
 from shoal.model.container import ContainerConfig, HostConfig
 from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.linux import CAPABILITIES
 
 PASSWD = "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n"
 GROUP = "root:x:0:\nweb:x:34:\nextra:x:44:web\n"
@@ -50,7 +51,7 @@ def test_capabilities() -> None:
     assert capabilities((), ("ALL",), privileged=False) == ()
     assert capabilities(("net_admin",), ("ALL",), privileged=False) == ("CAP_NET_ADMIN",)
     assert "CAP_CHOWN" not in capabilities(("ALL",), ("CHOWN",), privileged=False)
-    assert capabilities((), (), privileged=True) == ALL
+    assert capabilities((), (), privileged=True) == CAPABILITIES
     with pytest.raises(InvalidArgument, match="NOPE"):
         capabilities(("NOPE",), (), privileged=False)
 

@@ -71,6 +71,8 @@ async def test_long_registry_tokens_pass(tmp_path: Path) -> None:
         ("/version", 200, "token"),
         ("/nope", 404, "page not found"),
         ("/vx/version", 404, "page not found"),
+        ("/v1.51/version", 400, "client version 1.51 is too new. Maximum supported API"),
+        (f"/v{'9' * 5000}.1/version", 404, "page not found"),
     ],
 )
 async def test_versions_and_paths(
@@ -95,3 +97,46 @@ async def test_unfinished_requests_hold_nobody_up(tmp_path: Path) -> None:
         assert b" 200 OK" in await say(tmp_path / "s", plain)
         for _, writer in waiting:
             writer.close()
+
+
+async def echo(call: Call) -> web.StreamResponse:
+    return call.json({"size": len(await call.raw_body(limit=1000))})
+
+
+async def breaking(call: Call) -> web.StreamResponse:
+    stream = await call.stream("application/json")
+    await stream.write(b"{}")
+    raise ValueError("after the answer has begun")
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "sentence"),
+    [
+        (b"Content-Length: 104857600", b"", b"too large: the limit is 1000 bytes"),
+        (b"Transfer-Encoding: chunked", b"5dc\r\n" + b"x" * 1500 + b"\r\n", b"too large"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 2", b"{}", b'{"size":2}'),
+    ],
+)
+async def test_a_body_is_what_was_sent_within_bounds(
+    tmp_path: Path, head: bytes, body: bytes, sentence: bytes
+) -> None:
+    table = router()
+    table.add("POST", "/echo", echo)
+    async with asyncio.timeout(10), EngineServer(table) as server:
+        await server.serve_unix(tmp_path / "s")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        writer.write(b"POST /echo HTTP/1.1\r\n" + HOST + head + b"\r\n\r\n" + body)
+        said = await reader.readuntil(b"\r\n\r\n") + await reader.read(200)
+        assert sentence in said
+        writer.close()
+
+
+async def test_an_answer_that_has_begun_breaks_off(tmp_path: Path) -> None:
+    table = router()
+    table.add("GET", "/breaking", breaking, stream=True)
+    async with asyncio.timeout(10), EngineServer(table) as server:
+        await server.serve_unix(tmp_path / "s")
+        said = await say(tmp_path / "s", b"GET /breaking HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert said.count(b"HTTP/1.1") == 1
+        assert b"{}" in said
+        assert not said.endswith(b"0\r\n\r\n")

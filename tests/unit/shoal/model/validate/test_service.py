@@ -3,7 +3,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.common.engine_http.body import convert
 from shoal.model.errors import InvalidArgument, Unimplemented
 from shoal.model.spec.service import ServiceSpec, UpdateConfig
 from shoal.model.validate.service import check_service
@@ -24,7 +23,7 @@ def spec_with(path: str, value: Any) -> ServiceSpec:
     for name in above:
         at = at.setdefault(name, {})
     at[last] = value
-    return convert(raw, ServiceSpec)
+    return msgspec.convert(raw, ServiceSpec)
 
 
 @pytest.mark.parametrize(

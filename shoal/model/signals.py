@@ -3,6 +3,7 @@
 import signal
 
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import within
 
 KILL = int(signal.SIGKILL)
 TERM = int(signal.SIGTERM)
@@ -13,13 +14,12 @@ def parse(text: str, default: int = TERM) -> int:
     if not text:
         return default
     name = text.upper().removeprefix("SIG")
-    if name.isdigit() and 0 < int(name) < signal.NSIG:
-        return int(name)
+    if (number := within(name, 1, signal.NSIG - 1)) is not None:
+        return number
     base, plus, offset = name.partition("+")
-    if base == "RTMIN" and (not plus or offset.isdigit()):
-        number = int(signal.SIGRTMIN) + int(offset or 0)
-        if number <= int(signal.SIGRTMAX):
-            return number
+    room = int(signal.SIGRTMAX) - int(signal.SIGRTMIN)
+    if base == "RTMIN" and (further := within(offset if plus else "0", 0, room)) is not None:
+        return int(signal.SIGRTMIN) + further
     try:
         return int(signal.Signals[f"SIG{name}"])
     except KeyError as error:
