@@ -133,16 +133,49 @@ def test_another_network_reaches_nobody(net: Cluster) -> None:
             assert "demo/web" not in said, f"{target} from a stranger on {host}"
 
 
+def known_words(cluster: Cluster, host: str, *words: str) -> set[str]:
+    """Which of the words a host has in its files, its devices or its rules."""
+    netns = f"/run/netns/{cluster.hosts[host]['netns']}"
+    run = cluster.run_directory(host)
+    texts = [
+        path.read_bytes()
+        for directory in (run, run.with_name("state"))
+        for path in directory.rglob("*")
+        if path.is_file() and "images" not in path.relative_to(directory).parts
+    ]
+    for command in (
+        ("ip", "-d", "link"),
+        ("ip", "-4", "neigh"),
+        ("bridge", "fdb"),
+        ("nft", "list", "ruleset"),
+    ):
+        shown = subprocess.run(
+            ["nsenter", f"--net={netns}", *command], capture_output=True, check=True
+        )
+        texts.append(shown.stdout)
+    return {word for word in words if any(word.encode() in text for text in texts)}
+
+
 def test_a_worker_without_a_task_learns_nothing(net: Cluster) -> None:
-    net.docker("m1", "network", "create", "-d", "overlay", "apart")
-    net.docker("m1", "service", "create", "-d", "--name", "alone", "--network", "apart",
+    """Neither the network nor who is on it: in no answer, file, device or rule."""
+    identity = net.docker("m1", "network", "create", "-d", "overlay", "apart")
+    net.docker("m1", "service", "create", "-d", "--name", "solitary", "--network", "apart",
                "--constraint", "node.hostname==w1", "demo/web:1")  # fmt: skip
-    net.await_running("m1", "alone", 1, 20)
+    net.await_running("m1", "solitary", 1, 20)
     assert "apart" in net.docker("w1", "network", "ls")
     assert "apart" not in net.docker("w2", "network", "ls")
+    place = '{{with index .NetworkSettings.Networks "apart"}}'
+    form = place + "{{.IPAddress}} {{.MacAddress}}{{end}}"
+    shown = net.docker("w1", "inspect", "-f", form, container_of(net, "w1", "solitary"))
+    address, mac = shown.split()
+    form = '{{index .Options "com.docker.network.driver.overlay.vxlanid_list"}}'
+    vni = f"vxlan id {net.docker('m1', 'network', 'inspect', '-f', form, 'apart')} "
+    words = (identity, "solitary", vip_of(net, "solitary", "apart"), address, mac, vni)
+    assert known_words(net, "w1", *words) >= {identity, "solitary", address, vni}
+    assert known_words(net, "w2", *words) == set()
     said = net.docker("m1", "network", "rm", "apart", check=False)
-    assert "alone" in said
-    net.docker("m1", "service", "rm", "alone")
+    assert "solitary" in said
+    net.docker("m1", "service", "rm", "solitary")
     net.docker("m1", "network", "rm", "apart")
 
 
