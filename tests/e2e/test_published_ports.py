@@ -59,3 +59,27 @@ def test_a_port_that_a_host_has_taken_is_told_where_users_look(cluster: Cluster)
     assert message() == ""
     eventually(lambda: cluster.get("w2", 8099), lambda text: "demo/web:1 on" in text, 5)
     cluster.docker("m1", "service", "rm", "shop")
+
+
+def test_ranges(cluster: Cluster) -> None:
+    """A container takes one free port of a range, a service all of them."""
+    with another_program(cluster, "w2", 8310):
+        for name in ("one", "two"):
+            cluster.docker("w2", "run", "-d", "--name", name, "-p", "8310-8312:80",
+                           "demo/web:1")  # fmt: skip
+        ports = [cluster.docker("w2", "port", name) for name in ("one", "two")]
+        assert ["0.0.0.0:8311" in ports[0], "0.0.0.0:8312" in ports[1]] == [True, True]
+        said = cluster.docker("w2", "run", "--rm", "-p", "8310-8312:80", "demo/web:1",
+                              check=False)  # fmt: skip
+        assert "Bind for 0.0.0.0:8310-8312 failed: all ports are allocated" in said
+        assert "demo/web:1 on" in cluster.get("w2", 8311)
+    cluster.docker("w2", "rm", "-f", "one", "two")
+    cluster.docker("m1", "service", "create", "-d", "--name", "wide", "-p", "8320-8322:80",
+                   "demo/web:1")  # fmt: skip
+    cluster.await_running("m1", "wide", 1, 20)
+    for port in (8320, 8321, 8322):
+        eventually(lambda at=port: cluster.get("w2", at), lambda text: "on" in text, 5)  # type: ignore[misc]
+    said = cluster.docker("m1", "service", "create", "-d", "--name", "late", "-p", "8321:80",
+                          "demo/web:1", check=False)  # fmt: skip
+    assert "port '8321' is already in use by service 'wide'" in said
+    cluster.docker("m1", "service", "rm", "wide")
