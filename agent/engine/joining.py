@@ -126,8 +126,12 @@ def check_settings(name: str, settings: EndpointSettings) -> None:
             f"{field}.GwPriority: the first network that leads out is the gateway"
         )
     addresses = settings.ipam_config or EndpointIPAMConfig()
-    if addresses.link_local_ips:
-        raise Unimplemented(f"{field}.IPAMConfig.LinkLocalIPs are not supported")
+    for address in addresses.link_local_ips:
+        if not _version(address):
+            raise InvalidArgument(
+                f"{field}.IPAMConfig.LinkLocalIPs: invalid link-local IP address: {address}",
+                field=f"{field}.IPAMConfig.LinkLocalIPs",
+            )
     for version, key, text in (
         (4, "IPv4Address", addresses.ipv4_address),
         (6, "IPv6Address", addresses.ipv6_address),
@@ -162,6 +166,12 @@ def wanted_addresses(settings: EndpointSettings) -> tuple[str, ...]:
     """The addresses asked for, without prefix length."""
     asked = settings.ipam_config or EndpointIPAMConfig()
     return tuple(each for each in (asked.ipv4_address, asked.ipv6_address) if each)
+
+
+def link_local_addresses(settings: EndpointSettings) -> tuple[str, ...]:
+    """The addresses that are asked for besides, with the prefix length of such."""
+    asked = settings.ipam_config or EndpointIPAMConfig()
+    return tuple(f"{a}/{64 if ':' in a else 16}" for a in asked.link_local_ips)
 
 
 def needs_gateway(networks: Iterable[Joined], leading: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ from agent.engine.joining import (
     PRIVATE,
     SHARED,
     check_settings,
+    link_local_addresses,
     needs_gateway,
     wanted_addresses,
 )
@@ -208,18 +209,27 @@ class Places:
 
     async def _attachment(self, record: Record, joined: Joined) -> tuple[Attachment, Joined]:
         settings = joined.settings
+        link_local = link_local_addresses(settings)
         if not joined.in_cluster:
             if joined.network != BRIDGE and self._networks.get(joined.network) is None:
                 raise NotFound(f"network {joined.name} not found")
             wanted = wanted_addresses(settings)
             mac = settings.mac_address
-            return Attachment(network=joined.network, addresses=wanted, mac=mac), joined
+            attachment = Attachment(
+                network=joined.network, addresses=wanted, mac=mac, link_local=link_local
+            )
+            return attachment, joined
         if self.cluster is None:
             raise NotFound(f"network {joined.name} not found")
         place = await self._place(
             self.cluster, joined.network, settings, record.id, record.name
         )
-        attachment = Attachment(network=place.network, addresses=place.addresses, mac=place.mac)
+        attachment = Attachment(
+            network=place.network,
+            addresses=place.addresses,
+            mac=place.mac,
+            link_local=link_local,
+        )
         return attachment, replace(joined, task=place.task)
 
     async def _in_cluster(

@@ -89,6 +89,7 @@ class Attached:
             fresh = self._overlays.arrive(NetworkID(attachment.network))
             link = self._free_link(f"{container}/{attachment.network}")
             interface = member(attachment, name, link)
+        interface = replace(interface, link_local=attachment.link_local)
         interfaces = (*endpoint.interfaces, interface)
         self._endpoints[container] = replace(endpoint, interfaces=interfaces)
         return fresh

@@ -57,6 +57,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
             their own.
         mac: empty is one that follows from the first address.
         aliases: other names of the container there.
+        link_local: addresses besides, with prefix length, that nobody keeps count of.
         service: of a task's `mesh`: where all its other networks are internal it is left out,
             unless this service publishes a port. Empty: it is never left out.
     """
@@ -65,6 +66,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     mac: str = ""
     aliases: tuple[str, ...] = ()
+    link_local: tuple[str, ...] = ()
     service: ServiceID = ServiceID("")
 
 
@@ -75,6 +77,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
         name: of the interface in the container.
         link: of its other end, on the host.
         addresses: with prefix length, the IPv4 one first; at most one of each family.
+        link_local: other addresses of it, which mean nothing outside of the network.
         gateways: by which the container reaches the rest of the world, at most one of each
             family; none but on the one interface that leads out.
     """
@@ -85,6 +88,7 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     mac: str = ""
+    link_local: tuple[str, ...] = ()
 
     @property
     def ipv4(self) -> str:

@@ -100,7 +100,9 @@ def wire(
                 raise
             # the link of the address's last owner has not vanished yet
             outer.apply([link_requests.delete_link(each.link), *new])
-    speaking6 = [each.name for each in interfaces if each.ipv6]
+    speaking6 = [
+        each.name for each in interfaces if each.ipv6 or any(":" in a for a in each.link_local)
+    ]
     if speaking6:
         _enable_ipv6(netns, speaking6)
     for each in interfaces:
@@ -108,7 +110,10 @@ def wire(
         inner.apply(
             [
                 link_requests.set_link(each.name, index),
-                *(route_requests.new_address(index, address) for address in each.addresses),
+                *(
+                    route_requests.new_address(index, address)
+                    for address in (*each.addresses, *each.link_local)
+                ),
                 *(route_requests.default_route(index, gateway) for gateway in each.gateways),
             ]
         )

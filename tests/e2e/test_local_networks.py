@@ -153,6 +153,35 @@ def test_a_name_is_taken_once_and_subnets_do_not_overlap(host: Cluster) -> None:
     host.docker("m1", "network", "rm", "red")
 
 
+def test_a_place_has_what_was_asked_for_it(host: Cluster) -> None:
+    host.docker("m1", "network", "create", "--ipv6", "--subnet", "10.67.0.0/24", "--subnet",
+                "fd67::/64", "pink")  # fmt: skip
+    run(host, "one")
+    run(host, "two", "--network", "pink")
+    host.docker("m1", "network", "connect", "--ip", "10.67.0.9", "--ip6", "fd67::9", "--alias",
+                "nine", "--link-local-ip", "169.254.7.7", "--link-local-ip", "fe80::77", "pink",
+                "one")  # fmt: skip
+    for target in ("10.67.0.9", "nine", "fd67::9"):
+        assert pings(host, "two", target), target
+    shown = host.docker("m1", "exec", "one", "ip", "address", "show", "eth1")
+    for address in ("10.67.0.9/24", "169.254.7.7/16", "fd67::9/64", "fe80::77/64"):
+        assert address in shown
+    place = inspect(host, "container", "one")["NetworkSettings"]["Networks"]["pink"]
+    assert place["IPAMConfig"] == {
+        "IPv4Address": "10.67.0.9",
+        "IPv6Address": "fd67::9",
+        "LinkLocalIPs": ["169.254.7.7", "fe80::77"],
+    }
+    said = host.docker("m1", "network", "connect", "--link-local-ip", "x", "pink", "two",
+                       check=False)  # fmt: skip
+    assert "link-local" in said or "already exists" in said
+    host.docker("m1", "network", "disconnect", "-f", "pink", "one")
+    host.docker("m1", "network", "disconnect", "-f", "pink", "gone")  # no more there: no error
+    assert not pings(host, "two", "10.67.0.9")
+    host.docker("m1", "rm", "-f", "one", "two")
+    host.docker("m1", "network", "rm", "pink")
+
+
 def test_a_network_may_be_made_after_the_container(host: Cluster) -> None:
     host.docker("m1", "create", "--name", "early", "--network", "later", "busybox", "sleep",
                 "600")  # fmt: skip
