@@ -106,9 +106,7 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     places = HostPlaces(membership, lambda: network.network_names)
     engine.places.names, engine.places.cluster = naming, places
     engine.networks.in_cluster = lambda: bool(membership.section()["NodeID"])
-    engine.networks.cluster_subnets = lambda: [
-        subnet.subnet for each in membership.told().networks.values() for subnet in each.subnets
-    ]
+    engine.networks.told = membership.told
     await membership.restore()
     await engine.adopt()
     await names.settle()

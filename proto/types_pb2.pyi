@@ -1239,12 +1239,17 @@ class MeshPart(_message.Message):
     PORT_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     PREFIX6_FIELD_NUMBER: _builtins.int
+    INGRESS_FIELD_NUMBER: _builtins.int
     subnet: _builtins.str
     port: _builtins.int
     prefix6: _builtins.str
     """The cluster's IPv6 /96, in whose last 32 bits stand the IPv4 addresses of it."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]: ...
+    @_builtins.property
+    def ingress(self) -> Global___AssignedNetwork:
+        """The network that users know it as, if there is one."""
+
     def __init__(
         self,
         *,
@@ -1252,10 +1257,11 @@ class MeshPart(_message.Message):
         port: _builtins.int = ...,
         peers: _abc.Iterable[Global___Peer] | None = ...,
         prefix6: _builtins.str = ...,
+        ingress: Global___AssignedNetwork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["peers", b"peers", "port", b"port", "prefix6", b"prefix6", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ingress", b"ingress", "peers", b"peers", "port", b"port", "prefix6", b"prefix6", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from agent.engine.container import Container
+from agent.network.desired import MESH
 from shoal.model.assignment import (
     AssignedNetwork,
     AssignedTask,
@@ -18,8 +19,14 @@ _NEVER = "0001-01-01T00:00:00Z"
 """When it was made is the managers' to know."""
 
 
-def network_json(network: AssignedNetwork) -> Json:
-    """A network that this node has tasks on."""
+def networks_of(told: Assignments) -> list[AssignedNetwork]:
+    """Those that this node was told of: those it has tasks on, and `ingress`."""
+    ingress = told.mesh.ingress
+    return [*([ingress] if ingress is not None else []), *told.networks.values()]
+
+
+def network_json(told: Assignments, network: AssignedNetwork) -> Json:
+    """A network that this node was told of."""
     return {
         "Name": network.name,
         "Id": network.id,
@@ -35,7 +42,7 @@ def network_json(network: AssignedNetwork) -> Json:
         },
         "Internal": network.internal,
         "Attachable": network.attachable,
-        "Ingress": False,
+        "Ingress": network is told.mesh.ingress,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
         "Containers": None,
@@ -48,6 +55,8 @@ def services_json(told: Assignments, network: AssignedNetwork) -> Json:
     """`Peers` and `Services` of a network, from its endpoints."""
     endpoints = [one for one in told.endpoints.values() if one.network_id == network.id]
     hosts = sorted({(one.node_id, one.underlay) for one in endpoints})
+    if network is told.mesh.ingress:
+        hosts = [(peer.node_id, peer.address) for peer in told.mesh.peers]
     return {
         "Peers": [{"Name": node, "IP": underlay} for node, underlay in hosts],
         "Services": {
@@ -79,6 +88,9 @@ def _task(endpoint: NetworkEndpoint) -> Json:
 
 def members(told: Assignments, network: str, containers: Iterable[Container]) -> Json:
     """This host's running containers on a network, by their id."""
+    ingress = told.mesh.ingress
+    if ingress is not None and network == ingress.id:
+        return _published(told, containers)
     places = {
         task.attached or task.id: (task, place)
         for task in told.tasks.values()
@@ -91,6 +103,25 @@ def members(told: Assignments, network: str, containers: Iterable[Container]) ->
         told_of = places.get(record.owner) or places.get(record.id)
         if told_of is not None and record.state.running:
             found[record.id] = _member(record.name, *told_of)
+    return found
+
+
+def _published(told: Assignments, containers: Iterable[Container]) -> Json:
+    """Those that published ports of the cluster lead to."""
+    led_to = {one.address for port in told.ingress.ports for one in port.backends}
+    found = {}
+    for container in containers:
+        record = container.record
+        endpoint = record.endpoint if record.state.running else None
+        place = endpoint.on(MESH) if endpoint is not None else None
+        if place is not None and place.ipv4 in led_to:
+            found[record.id] = {
+                "Name": record.name,
+                "EndpointID": record.owner,
+                "MacAddress": place.mac,
+                "IPv4Address": place.addresses[0],
+                "IPv6Address": "",
+            }
     return found
 
 

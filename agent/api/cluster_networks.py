@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import structlog
 
-from agent.api.assigned_networks import members, network_json, services_json
+from agent.api.assigned_networks import members, network_json, networks_of, services_json
 from agent.api.cluster import Asked
 from agent.api.local_networks import Json
 from agent.engine.container import Container
@@ -39,7 +39,11 @@ class ClusterNetworks:
                 log.warning("only the networks that this host is on", reason=str(error))
             else:
                 return found
-        return [network_json(one) for one in self._told() if _passes(one, filters)]
+        return [
+            network_json(self._cluster.told(), one)
+            for one in self._told()
+            if _passes(one, filters)
+        ]
 
     async def matching(self, text: str, *, verbose: bool) -> list[Json]:
         """The one that the manager takes it for, or all of this host's that it may mean."""
@@ -61,7 +65,7 @@ class ClusterNetworks:
     def _matching_here(self, text: str, *, verbose: bool) -> list[Json]:
         told = self._cluster.told()
         return [
-            network_json(one)
+            network_json(told, one)
             | {"Containers": self._members(one.id)}
             | (services_json(told, one) if verbose else {})
             for one in self._told()
@@ -91,7 +95,7 @@ class ClusterNetworks:
         return list(answer["NetworksDeleted"] or ())
 
     def _told(self) -> Iterable[AssignedNetwork]:
-        return self._cluster.told().networks.values()
+        return networks_of(self._cluster.told())
 
     def _members(self, network: str) -> Json:
         return members(self._cluster.told(), network, self._containers)

@@ -11,12 +11,22 @@ from agent.engine.describe import stamp
 from agent.engine.networks import DRIVERS, GATEWAY_NETWORK, HostNetworks, UserNetwork
 from agent.engine.pruning import Pruning
 from agent.network.desired import BRIDGE, MESH, NOWHERE
+from agent.network.plan import gateway_of
 from shoal.common.clock import Clock
 from shoal.common.engine_http.query import Filters
 from shoal.model.errors import PermissionDenied
 from shoal.model.spec.network import NetworkSpec
+from shoal.model.validate.local_network import ICC, MASQUERADE
 
 Json = dict[str, Any]
+_OPTIONS = {
+    BRIDGE: {
+        "com.docker.network.bridge.default_bridge": "true",
+        ICC: "true",
+        MASQUERADE: "true",
+    },
+    GATEWAY_NETWORK: {ICC: "false", MASQUERADE: "true"},
+}
 
 
 class LocalNetworks:
@@ -117,16 +127,18 @@ class LocalNetworks:
         return found
 
     def _builtin(self, name: str, identity: str) -> Json:
-        pools = [{"Subnet": self._subnet, "Gateway": self._gateway}]
+        pools = None
+        if name == BRIDGE:
+            pools = [{"Subnet": self._subnet, "Gateway": self._gateway}]
+        subnet = self._networks.mesh.subnet if name == GATEWAY_NETWORK else ""
+        if subnet:
+            pools = [{"Subnet": subnet, "Gateway": gateway_of(subnet)}]
         return _shape(
             Name=name,
             Id=identity,
             Driver=DRIVERS[name],
-            IPAM={
-                "Driver": "default",
-                "Options": None,
-                "Config": pools if name == BRIDGE else None,
-            },
+            IPAM={"Driver": "default", "Options": None, "Config": pools},
+            Options=_OPTIONS.get(name, {}),
         )
 
 

@@ -45,7 +45,7 @@ from agent.engine.records import MountPoint
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
-from agent.engine.shown_networks import Networks
+from agent.engine.shown_networks import INGRESS, Networks
 from agent.engine.updating import ContainerUpdate
 from agent.images.image import Platform, parse_platform
 from agent.images.manifest import fits
@@ -264,8 +264,10 @@ class Engine:
 
     def _networks_of(self, container: Container) -> Networks:
         endpoint = container.record.endpoint
+        ingress = self.networks.mesh.ingress
+        published_on = {INGRESS: ingress.id} if ingress is not None else {}
         return Networks(
-            local=self.networks.builtin,
+            local={**self.networks.builtin, **published_on},
             names=self._wiring.network_names,
             published=endpoint is not None and self._wiring.publishes(endpoint),
         )

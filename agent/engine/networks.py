@@ -23,6 +23,7 @@ from agent.engine.events import EventBus
 from agent.network.local import Driver, LocalNetwork, Pool
 from shoal.common.clock import Clock
 from shoal.common.entropy import new_hex_id
+from shoal.model.assignment import Assignments, MeshPart
 from shoal.model.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -79,7 +80,7 @@ class HostNetworks:
         builtin: ids of those that are always there, by name.
         containers: of this host.
         in_cluster: whether this host is in a cluster, and so has the gateway network.
-        cluster_subnets: subnets of the cluster's networks that this host knows.
+        told: what managers told this host of the cluster's networks.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class HostNetworks:
         self._made: dict[str, UserNetwork] = {}
         self._builtin = {name: network_id(instance, name) for name in DRIVERS}
         self.in_cluster: Callable[[], bool] = lambda: False
-        self.cluster_subnets: Callable[[], Iterable[str]] = tuple
+        self.told: Callable[[], Assignments] = Assignments
 
     @property
     def builtin(self) -> Mapping[str, str]:
@@ -163,7 +164,7 @@ class HostNetworks:
             pools = subnetting.pools_of(
                 spec,
                 spec.name,
-                [*others, *self.cluster_subnets()],
+                [*others, *self._of_cluster()],
                 await self._wires.used_subnets(),
             )
             numbers = {each.network.number for each in self._made.values()}
@@ -222,6 +223,16 @@ class HostNetworks:
         self._events.publish(
             "network", action, identity, {"name": name, "type": kind} | attributes
         )
+
+    @property
+    def mesh(self) -> MeshPart:
+        """This host's part of the gateway network."""
+        return self.told().mesh
+
+    def _of_cluster(self) -> list[str]:
+        """The subnets of the cluster's networks that this host knows."""
+        told = self.told().networks.values()
+        return [subnet.subnet for each in told for subnet in each.subnets]
 
     async def _forget(self, made: UserNetwork) -> None:
         try:

@@ -104,10 +104,5 @@ def _passes(view: View, network: Network, filters: Filters) -> bool:
 
 
 def _unwanted(filters: Filters, network: Network) -> bool:
-    """Whether it has a label whose bearers are to be kept."""
-    for wanted in filters.get("label!"):
-        name, equals, value = wanted.partition("=")
-        labels = network.spec.labels
-        if name in labels and (not equals or labels[name] == value):
-            return True
-    return False
+    """Whether it has the labels whose bearers are to be kept."""
+    return "label!" in filters and filters.labels(network.spec.labels, "label!")

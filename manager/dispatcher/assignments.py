@@ -12,10 +12,16 @@ from typing import TypeVar
 import msgspec
 
 from manager.dispatcher.context import context_of, serves
-from manager.dispatcher.networks import NetworkParts, networks_of_node, task_networks
+from manager.dispatcher.networks import (
+    NetworkParts,
+    assigned_network,
+    networks_of_node,
+    task_networks,
+)
 from manager.dispatcher.payloads import Needs, Opened, needs
 from manager.view import View
 from shoal.model.assignment import (
+    AssignedNetwork,
     AssignedTask,
     Assignments,
     Backend,
@@ -29,7 +35,7 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
-from shoal.model.objects import Node, NodeDescription, Task
+from shoal.model.objects import Network, Node, NodeDescription, Task
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec
 from shoal.model.states import NodeRole, TaskState
@@ -46,6 +52,7 @@ class ClusterPart(msgspec.Struct, frozen=True, kw_only=True):
     managers: ManagerSet = ManagerSet()
     port: int = 4789
     prefix6: str = ""
+    network: AssignedNetwork | None = None
 
 
 def cluster_part(view: View) -> ClusterPart:
@@ -72,7 +79,13 @@ def cluster_part(view: View) -> ClusterPart:
         ),
         port=cluster.data_path_port if cluster is not None else 4789,
         prefix6=mesh_prefix6(cluster.id) if cluster is not None else "",
+        network=next((assigned_network(one) for one in view.networks() if _stands(one)), None),
     )
+
+
+def _stands(network: Network) -> bool:
+    """Whether it is what users know the mesh as."""
+    return network.spec.ingress and network.allocated and not network.pending_delete
 
 
 def mesh_prefix6(cluster: ClusterID) -> str:
@@ -204,6 +217,7 @@ def assignments_for(
             port=part.port,
             peers=tuple(peer for peer in part.peers if peer.node_id != node),
             prefix6=part.prefix6,
+            ingress=part.network,
         ),
         ingress=part.ingress,
         managers=part.managers,

@@ -38,7 +38,15 @@ from shoal.model.assignment import Stamp
 from shoal.model.changes import Event
 from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
 from shoal.model.ids import NetworkID, NodeID, TaskID
-from shoal.model.objects import Cluster, Node, NodeReport, Service, Task, TaskStatus
+from shoal.model.objects import (
+    Cluster,
+    Network,
+    Node,
+    NodeReport,
+    Service,
+    Task,
+    TaskStatus,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +102,8 @@ class Dispatcher(DispatcherServicer):
                 case Task():
                     self._on_task(event)
                 case Node() | Service() | Cluster():
+                    self._on_cluster(event)
+                case Network() as network if network.spec.ingress:
                     self._on_cluster(event)
                 case _:
                     continue

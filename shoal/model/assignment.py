@@ -75,18 +75,6 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tunnel: tuple[TunnelKey, ...] = ()
 
 
-class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """This node's part of the plain cluster network.
-
-    `prefix6`: the cluster's IPv6 /96, in whose last 32 bits stand the IPv4 addresses of it.
-    """
-
-    subnet: str = ""
-    port: int = 4789
-    peers: tuple[Peer, ...] = ()
-    prefix6: str = ""
-
-
 class Subnet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A subnet of a network and its gateway address, both without meaning for routing there."""
 
@@ -95,7 +83,7 @@ class Subnet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AssignedNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A cluster network that this node has a task on; of others it is told nothing.
+    """A cluster network that this node has a task on, or `ingress`; of others it hears nothing.
 
     `mtu` 0 is what the underlay allows. `encrypted`: nothing of it may pass between hosts in
     clear.
@@ -112,6 +100,20 @@ class AssignedNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     encrypted: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+class MeshPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """This node's part of the plain cluster network.
+
+    `prefix6`: the cluster's IPv6 /96, in whose last 32 bits stand the IPv4 addresses of it.
+    `ingress`: what users know it as; None where they have taken it away.
+    """
+
+    subnet: str = ""
+    port: int = 4789
+    peers: tuple[Peer, ...] = ()
+    prefix6: str = ""
+    ingress: AssignedNetwork | None = None
 
 
 class NetworkEndpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):

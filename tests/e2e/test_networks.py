@@ -79,6 +79,44 @@ def test_a_stack_brings_its_networks_and_takes_them_along(
     )
 
 
+def test_networks_are_shown_in_full(cluster: Cluster) -> None:
+    cluster.docker("m1", "network", "create", "-d", "overlay", "shown")
+    cluster.docker("m1", "service", "create", "-d", "--name", "shop", "--network", "shown",
+                   "-p", "8123:80", "--constraint", "node.hostname==w1",
+                   "demo/web:1")  # fmt: skip
+    cluster.await_running("m1", "shop", 1, 20)
+    ingress = inspect(cluster, "m1", "ingress", "--verbose")
+    assert len(ingress["Peers"]) == 5
+    assert ingress["Services"]["shop"]["Ports"] == ["Target: 80, Publish: 8123"]
+    assert len(ingress["Services"]["shop"]["Tasks"]) == 1
+    (service,) = json.loads(cluster.docker("m1", "service", "inspect", "shop"))
+    own = inspect(cluster, "m1", "shown", "--verbose")
+    ips = {one["NetworkID"]: one["Addr"] for one in service["Endpoint"]["VirtualIPs"]}
+    assert ips.keys() == {ingress["Id"], own["Id"]}
+    assert own["Services"]["shop"]["VIP"] == ips[own["Id"]].partition("/")[0]
+    assert [each["IP"] for each in own["Peers"]] == [cluster.hosts["w1"]["address"]]
+    (task,) = json.loads(
+        cluster.docker("m1", "inspect", cluster.docker("m1", "service", "ps", "-q", "shop"))
+    )
+    places = {one["Network"]["ID"]: one["Addresses"] for one in task["NetworksAttachments"]}
+    assert places.keys() == {ingress["Id"], own["Id"]}
+    (container,) = cluster.containers_on("w1", "shop")
+    here = inspect(cluster, "w1", "ingress")
+    assert (here["Id"], here["Ingress"]) == (ingress["Id"], True)
+    assert here["Containers"][container]["IPv4Address"] == places[ingress["Id"]][0]
+    bridge = inspect(cluster, "w1", "docker_gwbridge")
+    assert container in bridge["Containers"]
+    assert bridge["IPAM"]["Config"][0]["Gateway"].endswith(".1")
+    (found,) = json.loads(cluster.docker("w1", "inspect", container))
+    assert found["NetworkSettings"]["Networks"]["ingress"]["NetworkID"] == ingress["Id"]
+    cluster.docker("m1", "service", "rm", "shop")
+    eventually(
+        lambda: cluster.docker("m1", "network", "rm", "shown", check=False),
+        lambda said: "Error" not in said,
+        20,
+    )
+
+
 def test_a_worker_refuses_in_swarms_words(cluster: Cluster) -> None:
     said = cluster.docker("w1", "network", "create", "-d", "overlay", "x", check=False)
     assert "Worker nodes can't be used to view or modify cluster state" in said

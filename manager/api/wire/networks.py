@@ -8,6 +8,8 @@ from shoal.model.addresses import bare
 from shoal.model.objects import Network, Node, Service, Task
 from shoal.model.spec.network import VXLAN_IDS
 
+_NONE = "<nil>"
+
 
 def network_json(network: Network) -> Json:
     """A cluster network; what containers of a host are on it, the host adds."""
@@ -86,7 +88,9 @@ def swarm_network_json(network: Network) -> Json:
 
 
 def peers_json(view: View, network: Network) -> list[Json]:
-    """The hosts that have a task on it."""
+    """The hosts that have a task on it; of the ingress network all that take part."""
+    if network.spec.ingress:
+        return [{"Name": n.id, "IP": _underlay(n)} for n in view.nodes() if n.subnet]
     nodes = {task.node_id for task in view.tasks_on_network(network.id)} - {None}
     found = [view.node(node) for node in sorted(n for n in nodes if n is not None)]
     return [{"Name": node.id, "IP": _underlay(node)} for node in found if node is not None]
@@ -95,6 +99,10 @@ def peers_json(view: View, network: Network) -> list[Json]:
 def services_json(view: View, network: Network) -> Json:
     """Services on a network with their virtual IPs, ports and tasks, by name."""
     tasks: dict[str, list[Task]] = {}
+    services = list(view.services_on_network(network.id))
+    if network.spec.ingress:
+        services = [one for one in view.services() if _virtual_ip(one, network) != _NONE]
+        tasks = {one.id: list(view.tasks_of_service(one.id)) for one in services}
     for task in view.tasks_on_network(network.id):
         tasks.setdefault(task.service_id, []).append(task)
     return {
@@ -107,13 +115,13 @@ def services_json(view: View, network: Network) -> Json:
             "LocalLBIndex": 0,
             "Tasks": list(_tasks(view, network, tasks.get(service.id, []))),
         }
-        for service in view.services_on_network(network.id)
+        for service in services
     }
 
 
 def _virtual_ip(service: Service, network: Network) -> str:
     found = [ip.addr for ip in service.endpoint.virtual_ips if ip.network_id == network.id]
-    return bare(found[0]) if found else "<nil>"
+    return bare(found[0]) if found else _NONE
 
 
 def _tasks(view: View, network: Network, tasks: Iterable[Task]) -> Iterable[Json]:
@@ -125,6 +133,10 @@ def _tasks(view: View, network: Network, tasks: Iterable[Task]) -> Iterable[Json
             if place.network_id == network.id
             for address in place.addresses
         ]
+        if network.spec.ingress:
+            addresses = [] if task.ended else list(task.status.addresses)
+            if not addresses:
+                continue
         yield {
             "Name": task.name,
             "EndpointID": task.id,

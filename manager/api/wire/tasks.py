@@ -1,12 +1,13 @@
 """Tasks as `GET /tasks` shows them. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.api.wire.networks import swarm_network_json
 from manager.view import View
+from shoal.model.defaults import endpoint_of, is_host_port
 from shoal.model.ids import NetworkID
-from shoal.model.objects import Task
+from shoal.model.objects import NetworkAttachment, Task
 from shoal.model.states import NodeState, TaskState
 
 Taken = Mapping[tuple[str, int], str]
@@ -38,16 +39,31 @@ def task_json(view: View, task: Task, taken: Taken) -> Json:
         out["NodeID"] = task.node_id
     out["Status"] = _status(task, _not_published(view, task, taken))
     out["DesiredState"] = task.desired_state.api_name
-    if task.networks:
+    places = [*_on_ingress(view, task), *task.networks]
+    if places:
         out["NetworksAttachments"] = [
             {"Network": _network(view, one.network_id), "Addresses": one.addresses}
-            for one in task.networks
+            for one in places
         ]
     if task.generic_resources:
         out["GenericResources"] = task.generic_resources
     if task.job_iteration is not None:
         out["JobIteration"] = {"Index": task.job_iteration}
     return out
+
+
+def _on_ingress(view: View, task: Task) -> Iterable[NetworkAttachment]:
+    """Its place on the ingress network, while it has one: its host gave it the address."""
+    if task.ended or not task.status.addresses or task.node_id is None:
+        return
+    node, endpoint = view.node(task.node_id), endpoint_of(task.service_spec)
+    if node is None or not node.subnet or all(map(is_host_port, endpoint.ports)):
+        return
+    length = node.subnet.partition("/")[2]
+    for network in view.networks():
+        if network.spec.ingress and not network.pending_delete:
+            address = f"{task.status.addresses[0]}/{length}"
+            yield NetworkAttachment(network_id=network.id, addresses=(address,))
 
 
 def _network(view: View, identity: NetworkID) -> Json:

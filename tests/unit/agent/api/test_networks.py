@@ -20,6 +20,7 @@ from agent.engine.events import EventBus
 from agent.engine.networks import HostNetworks
 from agent.engine.records import Record, State
 from agent.engine.registry import Registry
+from agent.network.desired import MESH, Endpoint, Interface
 from agent.network.local import LocalNetwork
 from agent.swarm import JoinRequest
 from shoal.common.clock import SystemClock
@@ -29,8 +30,13 @@ from shoal.model.assignment import (
     AssignedNetwork,
     AssignedTask,
     Assignments,
+    Backend,
+    IngressPort,
+    IngressSet,
+    MeshPart,
     NetworkEndpoint,
     NetworkService,
+    Peer,
     Subnet,
     TaskNetwork,
 )
@@ -158,9 +164,16 @@ class Membership:
 class Host:
     """One agent's API and what is behind it."""
 
-    def __init__(self, client: Client, engine: Engine, membership: Membership) -> None:
+    def __init__(
+        self,
+        client: Client,
+        engine: Engine,
+        membership: Membership,
+        networks: HostNetworks,
+    ) -> None:
         self.client = client
         self.engine = engine
+        self.networks = networks
         self.membership = membership
 
     async def get(self, path: str, status: int = 200) -> Any:
@@ -194,7 +207,7 @@ async def host(tmp_path: Path, membership: Membership) -> AsyncIterator[Host]:
         await server.serve_unix(path)
         session = ClientSession(connector=UnixConnector(str(path)))
         client = Client(await stack.enter_async_context(session))
-        yield Host(client, engine, membership)
+        yield Host(client, engine, membership, networks)
 
 
 @asynccontextmanager
@@ -322,6 +335,53 @@ async def test_a_worker_knows_the_networks_it_has_tasks_on(tmp_path: Path) -> No
             200,
             {"NetworksDeleted": None},
         )
+
+
+async def test_every_node_knows_what_ports_are_published_on(tmp_path: Path) -> None:
+    """`ingress` with this host's containers behind ports, and `docker_gwbridge` itself."""
+    ingress = AssignedNetwork(
+        id=NetworkID("in"), name="ingress", subnets=(Subnet(subnet="10.128.0.0/9"),)
+    )
+    told = msgspec.structs.replace(
+        TOLD,
+        mesh=MeshPart(
+            subnet="10.129.3.0/24",
+            ingress=ingress,
+            peers=(Peer(node_id=NodeID("n2"), address="10.77.0.2", subnet="10.129.4.0/24"),),
+        ),
+        ingress=IngressSet(
+            ports=(
+                IngressPort(
+                    protocol="tcp",
+                    published=8080,
+                    backends=(Backend(address="10.129.3.4", port=80),),
+                ),
+            )
+        ),
+    )
+    async with host(tmp_path, Membership(node="n1")) as found:
+        found.membership.assignments = told
+        found.networks.in_cluster = lambda: True
+        found.networks.told = lambda: told
+        for name, last in (("c1", "4"), ("c2", "5")):
+            (tmp_path / name).mkdir()
+            found.engine.run(tmp_path / name, name, f"task-{name}")
+            container = found.engine.registry.find(name)
+            place = Interface(network=MESH, addresses=(f"10.129.3.{last}/24",), mac="02:42")
+            container.change(endpoint=Endpoint(container=name, interfaces=(place,)))
+        assert "ingress" in await found.names(filters(scope=["swarm"]))
+        shown = await found.get("/networks/ingress?verbose=true")
+        assert (shown["Id"], shown["Ingress"], shown["Scope"]) == ("in", True, "swarm")
+        assert shown["IPAM"]["Config"][0]["Subnet"] == "10.128.0.0/9"
+        assert [*shown["Containers"]] == ["c1"]
+        assert shown["Containers"]["c1"]["IPv4Address"] == "10.129.3.4/24"
+        assert shown["Peers"] == [{"Name": "n2", "IP": "10.77.0.2"}]
+        bridge = await found.get("/networks/docker_gwbridge")
+        assert bridge["IPAM"]["Config"] == [
+            {"Subnet": "10.129.3.0/24", "Gateway": "10.129.3.1"}
+        ]
+        assert sorted(bridge["Containers"]) == ["c1", "c2"]
+        assert (await found.get("/networks/back"))["Ingress"] is False
 
 
 async def test_outside_of_a_cluster_overlay_is_refused_with_the_way_in(tmp_path: Path) -> None:

@@ -286,6 +286,9 @@ async def test_prune_takes_what_nothing_uses(tmp_path: Path) -> None:
         assert (status, answer) == (200, {"NetworksDeleted": ["unused"]})
         names = {one["Name"] for one in await client.get("/networks")}
         assert names == {"used", "kept", "ingress"}
+        path = '/networks/prune?filters={"label!":["keep","other"]}'  # it has not both
+        status, answer = await client.ask("POST", path)
+        assert (status, answer) == (200, {"NetworksDeleted": ["kept"]})
 
 
 async def test_the_ingress_network_goes_and_comes_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from manager.dispatcher.assignments import (
     difference,
     mesh_prefix6,
 )
-from manager.dispatcher.networks import NetworkParts
+from manager.dispatcher.networks import NetworkParts, assigned_network
 from manager.view import View
 from shoal.model.assignment import (
     AssignedTask,
@@ -33,7 +34,13 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.ids import NodeID, ServiceID, TaskID
-from shoal.model.objects import Endpoint, ManagerInfo, NodeDescription, StoredObject
+from shoal.model.objects import (
+    Endpoint,
+    ManagerInfo,
+    NetworkPool,
+    NodeDescription,
+    StoredObject,
+)
 from shoal.model.spec.service import PortConfig
 from shoal.model.states import NodeRole, NodeState
 from shoal.model.states import TaskState as S
@@ -41,6 +48,7 @@ from tests.builders import (
     GIB,
     START,
     make_cluster,
+    make_network,
     make_node,
     make_resources,
     make_service,
@@ -115,7 +123,10 @@ def test_the_mesh_and_the_managers() -> None:
     worker = make_node("n2", subnet="10.128.1.0/24", addr="10.9.0.2")
     bare = [make_node("n3", subnet=""), make_node("n4", addr="")]
     leaving = make_node("n5", addr="", manager=ManagerInfo(addr="10.9.0.5:2377"))
+    ingress = make_network("in", name="ingress", ingress=True)
+    ingress = msgspec.structs.replace(ingress, pools=(NetworkPool(subnet="10.128.0.0/9"),))
     view: list[StoredObject] = [make_cluster(data_path_port=4000), manager, worker, leaving]
+    view.append(ingress)
     view.extend(bare)
     part = cluster_part(tables(*view))
     assert part.managers == ManagerSet(
@@ -129,7 +140,10 @@ def test_the_mesh_and_the_managers() -> None:
         port=4000,
         peers=(second,),
         prefix6=mesh_prefix6(make_cluster().id),
+        ingress=assigned_network(ingress),
     )
+    removed = msgspec.structs.replace(ingress, pending_delete=True)
+    assert told(*view, removed).mesh.ingress is None
     assert (told(*view).role, told(*view, node=NodeID("n2")).role) == ("manager", "worker")
     assert cluster_part(tables()) == ClusterPart()
 

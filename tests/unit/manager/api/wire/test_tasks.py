@@ -6,11 +6,18 @@ from msgspec.structs import replace
 
 from manager.api.wire.tasks import taken_ports, task_json
 from manager.store.tables import Tables
-from shoal.model.ids import ServiceID, TaskID
-from shoal.model.objects import Endpoint, TakenPort, Task, TaskStatus
+from shoal.model.ids import NetworkID, ServiceID, TaskID
+from shoal.model.objects import (
+    Endpoint,
+    NetworkAttachment,
+    NetworkPool,
+    TakenPort,
+    Task,
+    TaskStatus,
+)
 from shoal.model.spec.service import PortConfig, ServiceSpec
 from shoal.model.states import NodeState, TaskState
-from tests.builders import make_node, make_service, make_task, tables
+from tests.builders import make_network, make_node, make_service, make_spec, make_task, tables
 
 WHY = "node w1 is down"
 
@@ -79,3 +86,27 @@ def test_host_ports_and_ports_of_the_cluster_are_told_apart() -> None:
     taken = TakenPort(protocol="tcp", port=8080, reason="by nginx (pid 7)")
     task = make_task("t1", web)
     assert "Err" not in shown(task, tables(web, make_node(taken_ports=(taken,)), task))
+
+
+def test_a_task_behind_a_published_port_is_on_the_ingress_network() -> None:
+    port = PortConfig(protocol="tcp", target_port=80, published_port=8080)
+    published = make_service("web", make_spec(ports=(port,)))
+    plain = make_service("plain")
+    ingress = replace(
+        make_network("in", name="ingress", ingress=True),
+        pools=(NetworkPool(subnet="10.128.0.0/9"),),
+    )
+    host = make_node("n1", subnet="10.129.3.0/24")
+    own = NetworkAttachment(network_id=NetworkID("back"), addresses=("10.0.1.5/24",))
+    web = make_task("t1", published, addresses=("10.129.3.4",), networks=(own,))
+    other = make_task("t2", plain, addresses=("10.129.3.5",))
+    view = tables(published, plain, ingress, host, web, other)
+
+    def places(of: Task) -> list[tuple[str, Any]]:
+        shown: Any = task_json(view, of, {}).get("NetworksAttachments", [])
+        return [(one["Network"]["ID"], tuple(one["Addresses"])) for one in shown]
+
+    assert places(web) == [("in", ("10.129.3.4/24",)), ("back", ("10.0.1.5/24",))]
+    assert places(other) == []
+    ended = replace(web, status=replace(web.status, state=TaskState.COMPLETE))
+    assert places(ended) == [("back", ("10.0.1.5/24",))]
