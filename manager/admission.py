@@ -74,9 +74,7 @@ class Roster:
     def reachable(self) -> frozenset[str]:
         """Managers whose agents hold a session: their hosts are up."""
         return frozenset(
-            node.id
-            for node in self._memory.nodes()
-            if node.manager is not None and node.session is not None
+            node.id for node in self._memory.nodes() if node.manager is not None and node.heard
         )
 
     async def _change(self, node: NodeID, role: NodeRole, info: ManagerInfo | None) -> None:

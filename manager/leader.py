@@ -7,19 +7,18 @@ takes over early (DESIGN rule 3d): it watches the leader's gRPC port by a connec
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import structlog
 
-from manager.admission import Roster
-from manager.loops.loop import ControlLoop, Row
+from manager.loops.loop import ControlLoop
 from manager.roles import Demotions
 from manager.store.commit import Commit
 from manager.store.election import Candidate, Election, Leader
 from manager.store.keys import LEADER_KEY
 from manager.store.kv import KV
 from manager.store.memory import Memory
-from shoal.common.clock import Clock
+from manager.succession import Succession
 from shoal.common.supervise import Restarts, Supervisor
 from shoal.model.errors import Unavailable
 from shoal.model.ids import IdSource
@@ -33,36 +32,44 @@ PROBE_LIMIT = 0.7
 
 
 class Leading:
-    """What only a leader does, while it is one."""
+    """What only a leader does, while it is one.
+
+    Args:
+        control: makes the control loop of one epoch.
+    """
 
     def __init__(
         self,
         kv: KV,
         memory: Memory,
-        roster: Roster,
-        table: Sequence[Row],
-        clock: Clock,
         ids: IdSource,
-        chance: random.Random,
+        control: Callable[[Commit], ControlLoop],
+        demotions: Demotions,
+        succession: Succession,
+        supervisor: Supervisor,
     ) -> None:
         self._kv = kv
         self._memory = memory
-        self._roster = roster
-        self._table = table
-        self._clock = clock
         self._ids = ids
-        self._supervisor = Supervisor(clock, chance)
+        self._control = control
+        self._demotions = demotions
+        self._succession = succession
+        self._supervisor = supervisor
 
     async def run(self, epoch: int) -> None:
-        """Decide and demote in this epoch, until cancelled."""
+        """Doubt, decide and demote in this epoch, until cancelled."""
         await self._memory.reached(epoch)
-        commit = Commit(self._kv, self._memory, self._ids, (LEADER_KEY, epoch))
-        loop = ControlLoop(self._table, self._memory, commit, self._clock, self._ids)
-        demotions = Demotions(self._memory, self._roster)
+        loop = self._control(self._commit(epoch))
+        demote = self._demotions.run
         async with asyncio.TaskGroup() as group:
             keep = self._supervisor.keep
+            group.create_task(self._succession.run(self._commit(epoch)), name="succession")
             group.create_task(keep("control loop", loop.run, RESTARTS), name="control loop")
-            group.create_task(keep("demotions", demotions.run, RESTARTS), name="demotions")
+            group.create_task(keep("demotions", demote, RESTARTS), name="demotions")
+
+    def _commit(self, epoch: int) -> Commit:
+        """For one writer of that epoch."""
+        return Commit(self._kv, self._memory, self._ids, (LEADER_KEY, epoch))
 
 
 class Leadership:

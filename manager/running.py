@@ -30,8 +30,10 @@ from manager.dispatcher.status import StatusWriter
 from manager.joining import JoiningListener
 from manager.leader import Leadership, Leading, listens
 from manager.locking import LockFollower
+from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
 from manager.member import Membership
+from manager.roles import Demotions
 from manager.secret_files import ManagerFiles
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
@@ -40,6 +42,7 @@ from manager.store.feed import Feed
 from manager.store.kv import KV
 from manager.store.memory import Memory
 from manager.store.sealing import Sealer
+from manager.succession import Succession
 from manager.trust import Authorities, CertificateTrust, JoiningTrust
 from proto.ca_pb2_grpc import add_CAServicer_to_server
 from proto.dispatcher_pb2_grpc import add_DispatcherServicer_to_server
@@ -92,7 +95,7 @@ class RunningManager:
         self._lock = LockFollower(self.memory, self.authorities, files, data_key)
         self.membership = Membership(kv, clock)
         self.roster = Roster(self.membership, self.memory, self.commit, self.barrier, clock)
-        leading = Leading(kv, self.memory, self.roster, TABLE, clock, ids, chance)
+        leading = self._leading(NodeID(me.id), ids)
         self.leadership = Leadership(kv, me, leading.run, listens, chance)
         self._presence = Presence(kv, chance)
         self._sessions = Sessions(
@@ -128,6 +131,17 @@ class RunningManager:
     def in_store(self) -> bool:
         """Whether the store lets this manager hold its lease."""
         return self._presence.lease is not None
+
+    def _leading(self, me: NodeID, ids: IdSource) -> Leading:
+        return Leading(
+            self.kv,
+            self.memory,
+            ids,
+            lambda commit: ControlLoop(TABLE, self.memory, commit, self._clock, ids),
+            Demotions(self.memory, self.roster),
+            Succession(self.memory, self._clock, me, listens),
+            self._supervisor,
+        )
 
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled; `ready` is set once this manager can be asked anything."""

@@ -132,12 +132,15 @@ class Dispatcher(DispatcherServicer):
         self._wake_all()
 
     def _end_superseded(self, node: Node) -> None:
-        """A session whose node is gone, or has a newer session elsewhere, ends."""
+        """A session whose node is gone, or has a newer one elsewhere, or that is doubted, ends.
+
+        The agent of a living host opens another at once, which counts.
+        """
         session = self._sessions.of(node.id)
         if session is None or self._memory.revision < session.revision:
             return
         present = self._memory.node(node.id)
-        holder = present.session if present is not None else None
+        holder = present.session if present is not None and present.heard else None
         if holder is None or holder.session != session.id:
             session.end()
 

@@ -1,7 +1,9 @@
 """Nodes without a session for the grace are down, nodes with one are ready. Pure.
 
 The dispatcher removes a silent node's session key; here begins the grace. A node that has never
-had a session stays unknown. Wakes on nodes.
+had a session stays unknown. A session that is doubted counts for nothing new, and yet the
+grace begins only when it is gone: whoever lives has opened another one long since. Wakes on
+nodes.
 """
 
 from datetime import datetime, timedelta
@@ -36,19 +38,26 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     node = view.node(NodeID(key))
     if node is None:
         return NOTHING
-    if node.session is not None:
-        if node.state is NodeState.READY and node.lost_since is None:
+    if node.heard:
+        if node.state is NodeState.READY and node.lost_since is None and not node.doubted:
             return NOTHING
         return _becomes(
-            node, now, state=NodeState.READY, message="", down_since=None, lost_since=None
+            node,
+            now,
+            state=NodeState.READY,
+            message="",
+            down_since=None,
+            lost_since=None,
+            doubted="",
         )
     if node.state in (NodeState.UNKNOWN, NodeState.DOWN):
         return NOTHING
-    until = _patience_ends(view, node.lost_since or now)
-    if node.lost_since is None:
-        decision = _becomes(node, now, lost_since=now)
-        return msgspec.structs.replace(decision, wake_at=until)
-    if now < until:
+    if node.session is not None:
+        return _becomes(node, now, lost_since=now) if node.lost_since is None else NOTHING
+    if node.lost_since is None or node.doubted:
+        decision = _becomes(node, now, lost_since=now, doubted="")
+        return msgspec.structs.replace(decision, wake_at=_patience_ends(view, now))
+    if now < (until := _patience_ends(view, node.lost_since)):
         return Decision(wake_at=until)
     silent = f"no session for {(now - node.lost_since).total_seconds():.1f} s"
     return _becomes(node, now, state=NodeState.DOWN, message=silent, down_since=now)

@@ -154,7 +154,9 @@ class ManagerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class Node(Object, frozen=True, kw_only=True, gc=False):
     """A host of the cluster. `role` is observed (its certificate), `spec.role` wished.
 
-    `lost_since`: since when it has had no session; it is down once the grace has passed.
+    `lost_since`: since when it has had no session that counts; it is down once it has had none
+    at all for the grace.
+    `doubted`: the session that does not count, because its manager answers no more.
     `spec_since`: the revision since which, as far as a manager's memory goes back, its spec is
     what it is. Not stored.
     """
@@ -166,6 +168,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     message: str = ""
     down_since: datetime | None = None
     lost_since: datetime | None = None
+    doubted: str = ""
     subnet: str = ""
     key_digest: str = ""  # SHA-256 of the public key it joined with, hex
     joined_from: str = ""  # its address when it joined
@@ -178,6 +181,11 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     session: NodeSession | None = None
     spec_since: int = 0
     applied: Applied | None = None
+
+    @property
+    def heard(self) -> bool:
+        """Whether it has a session that counts."""
+        return self.session is not None and self.session.session != self.doubted
 
     @property
     def role_told(self) -> NodeRole:

@@ -20,14 +20,16 @@ from manager.dispatcher.service import Dispatcher
 from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
 from manager.leader import Leadership, Leading
-from manager.loops.loop import Row
+from manager.loops.loop import ControlLoop, Row
 from manager.member import Membership
+from manager.roles import Demotions
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
 from manager.store.election import Candidate
 from manager.store.feed import Feed
 from manager.store.memory import Memory
 from manager.store.sealing import Sealer
+from manager.succession import Succession
 from shoal.common.entropy import SeededIds
 from shoal.common.supervise import Supervisor
 from shoal.model.ids import NodeID
@@ -60,7 +62,16 @@ class Manager:
         self._feed = Feed(kv, self.memory, chance)
         commit = Commit(kv, self.memory, ids)
         roster = Roster(Membership(kv, clock), self.memory, commit, barrier, clock)
-        leading = Leading(kv, self.memory, roster, table, clock, ids, chance)
+        succession = Succession(self.memory, clock, node, self._answers)
+        leading = Leading(
+            kv,
+            self.memory,
+            ids,
+            lambda commit: ControlLoop(table, self.memory, commit, clock, ids),
+            Demotions(self.memory, roster),
+            succession,
+            self._supervisor,
+        )
         self.leadership = Leadership(kv, me, leading.run, self._answers, chance)
         self._presence = Presence(kv, chance)
         self._sessions = sessions = Sessions(

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from manager.store.simulated import Faults
 from shoal.model.ids import NodeID, TaskID
@@ -84,6 +85,24 @@ async def test_a_dead_managers_sessions_are_no_longer_waited_for() -> None:
         await asyncio.sleep(1)
         made.managers["m2"].die(made.etcd)
         await until(lambda: task in made.agents["n1"].drained_at)
+
+
+async def test_a_session_that_is_doubted_ends_and_the_next_one_counts() -> None:
+    async with world(5, 2) as made:
+        await made.add(Agent("n1"), "m1")
+        manager, agent = made.managers["m1"], made.agents["n1"]
+        session = manager.sessions.of(agent.node)
+        node = made.memory.node(agent.node)
+        assert session is not None
+        assert node is not None
+        await made.commit(replace(node, doubted=session.id), new=False)
+        await until(session.ended.is_set)
+        agent.hang_up()
+        await made.connect(agent, "m1")
+        await asyncio.sleep(1)
+        after = manager.sessions.of(agent.node)
+        assert after is not None
+        assert not after.ended.is_set()
 
 
 async def test_a_node_that_changes_its_manager_is_waited_for_there() -> None:

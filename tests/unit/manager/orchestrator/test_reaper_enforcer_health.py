@@ -13,6 +13,7 @@ from shoal.model.objects import (
     Cluster,
     JobStatus,
     Node,
+    NodeSession,
     Service,
     ServiceVersion,
     StoredObject,
@@ -322,6 +323,30 @@ def test_a_node_that_is_silent_for_the_grace_is_down() -> None:
 
 def test_a_node_that_never_had_a_session_stays_unknown() -> None:
     assert health(make_node("n1", state=NodeState.UNKNOWN, session=False)) == NOTHING
+
+
+def test_a_doubted_session_counts_for_nothing_new_and_costs_no_grace() -> None:
+    doubted = make_node("n1", doubted="s1")
+    assert doubted.session is not None
+    lost = updated(health(doubted), type(doubted))["n1"]
+    assert (lost.state, lost.lost_since) == (NodeState.READY, at(100))
+    assert health(lost, 200) == NOTHING, "while its key is there it is not down"
+    gone = replace(lost, session=None)
+    first = health(gone, 200)
+    assert first.wake_at == at(203.5), "the grace begins with the end of the key"
+    later = updated(first, type(gone))["n1"]
+    assert (later.lost_since, later.doubted) == (at(200), "")
+    down = updated(health(later, 203.5), type(later))["n1"]
+    assert down.state is NodeState.DOWN
+
+
+def test_another_session_ends_the_doubt() -> None:
+    other = NodeSession(manager=NodeID("m2"), session="s2")
+    back = make_node("n1", doubted="s1", lost_since=at(99))
+    back = replace(back, session=other)
+    node = updated(health(back), type(back))["n1"]
+    assert (node.state, node.lost_since, node.doubted) == (NodeState.READY, None, "")
+    assert health(node) == NOTHING
 
 
 def test_the_grace_grows_with_the_cluster() -> None:
