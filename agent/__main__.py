@@ -19,6 +19,7 @@ import structlog
 
 from agent.api import app
 from agent.api.cluster import Gateway
+from agent.api.reading import refuse_changes
 from agent.api.system import Host
 from agent.config import AgentConfig
 from agent.door import Door
@@ -126,17 +127,25 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
     ):
         task = background.create_task(work, name=name)
         stack.callback(task.cancel)
-    await server.serve_unix(config.socket, group=_group())
+    await _open(server, config)
+
+
+async def _open(server: EngineServer, config: AgentConfig) -> None:
+    """Listen on both sockets of this host, the whole one last: its being there means ready."""
+    await server.serve_unix(
+        config.reading_socket, group=_group("shoal-read"), guard=refuse_changes
+    )
+    await server.serve_unix(config.socket, group=_group("shoal"))
 
 
 def _init() -> str:
     return next((path for path in _INITS if Path(path).exists()), "")
 
 
-def _group() -> int:
-    """The group `shoal` may use the socket, where the host has one."""
+def _group(name: str) -> int:
+    """The group that may use a socket, where the host has it."""
     try:
-        return grp.getgrnam("shoal").gr_gid
+        return grp.getgrnam(name).gr_gid
     except KeyError:
         return -1
 

@@ -19,6 +19,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         socket: of the Engine API.
+        reading_socket: of what of it only reads (`agent.api.reading`).
         manager_socket: of the manager's half; there while a manager runs here.
         link_prefix: begins the names of its network links.
     """
@@ -53,6 +54,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def socket(self) -> Path:
         return self.run / "docker.sock"
+
+    @property
+    def reading_socket(self) -> Path:
+        return self.run / "docker-readonly.sock"
 
     @property
     def manager_socket(self) -> Path:
