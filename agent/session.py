@@ -16,7 +16,7 @@ from agent.report import Reports
 from proto import dispatcher_pb2
 from proto.convert import from_message, to_message
 from shoal.model.assignment import Assignments, Difference, Stamp
-from shoal.model.errors import Unavailable
+from shoal.model.errors import ClusterError, Unavailable
 from shoal.model.objects import NodeReport
 
 _log = structlog.get_logger(__name__)
@@ -77,10 +77,14 @@ class Session:
         self._described = NodeReport()
         self._told = NOTHING
         self._sequence = 0
+        self._taken = 0
         self._acted = 0
         self._applied = 0
         self._resync = False
         self._woken = asyncio.Event()
+        self._unheard: list[dispatcher_pb2.AssignmentsMessage] = []
+        self._end: Exception | None = None
+        self._arrived = asyncio.Event()
 
     def wake(self) -> None:
         """There may be something to say: a status, another description."""
@@ -109,9 +113,9 @@ class Session:
             self._reports.begin_session()
             self._reports.wake = self.wake
             async with asyncio.TaskGroup() as group:
-                tell = group.create_task(self._tell(heartbeat), name="tell")
+                group.create_task(self._tell(heartbeat), name="tell")
+                group.create_task(self._read(), name="read")
                 await self._hear()
-                tell.cancel()
         finally:
             self._reports.wake = None
 
@@ -131,37 +135,59 @@ class Session:
     # -- what we are told
     # ----------------------------------------------------------------
 
-    async def _hear(self) -> None:
+    async def _read(self) -> None:
+        """Read ahead: what comes while we act on a word is acted on at once, after that."""
         while True:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                message = await self._line.read()
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await self._line.read()
+            except (ClusterError, TimeoutError) as error:
+                self._end = error
+                self._arrived.set()
+                return
             match message.WhichOneof("said"):
                 case "assignments":
-                    await self._assigned(message.assignments)
+                    self._unheard.append(message.assignments)
+                    self._arrived.set()
                 case "status_ack":
                     self._reports.acknowledge(message.status_ack.sequence)
                 case _:
                     continue  # a heartbeat's answer: that it came is all there is to it
 
-    async def _assigned(self, said: dispatcher_pb2.AssignmentsMessage) -> None:
+    async def _hear(self) -> None:
+        """Act on all that has come; raises at the end of the stream, when that is done."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            heard, self._unheard = self._unheard, []
+            stamp = self._listener.stamp
+            for said in heard:
+                stamp = self._take(said, stamp)
+            if self._taken:
+                taken, self._taken = self._taken, 0
+                await self._listener.apply(stamp, self._told)
+                self._acted = taken
+                self.wake()
+            if self._end is not None:
+                raise self._end
+
+    def _take(self, said: dispatcher_pb2.AssignmentsMessage, known: Stamp) -> Stamp:
+        """Take in one message; what we have come to with it."""
         stamp = from_message(said.stamp, Stamp)
-        if stamp < self._listener.stamp:
+        if stamp < known:
             raise Unavailable(
-                f"the manager is behind: it speaks of {stamp}, and {self._listener.stamp} is"
-                " applied already"
+                f"the manager is behind: it speaks of {stamp}, and {known} is applied already"
             )
         if not said.complete and (self._sequence == 0 or said.sequence != self._sequence + 1):
             _log.warning("assignments missed", expected=self._sequence + 1, got=said.sequence)
             self._sequence = 0
             self._resync = True
             self.wake()
-            return
-        self._sequence = said.sequence
+            return known
+        self._sequence = self._taken = said.sequence
         difference = from_message(said.difference, Difference)
         self._told = merge(self._told, difference, complete=said.complete)
-        await self._listener.apply(stamp, self._told)
-        self._acted = said.sequence
-        self.wake()
+        return stamp
 
     # -- what we say: one writer
     # --------------------------------------------------------
