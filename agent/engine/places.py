@@ -23,8 +23,8 @@ from agent.engine.networks import DRIVERS, HostNetworks
 from agent.engine.records import Joined, Record
 from agent.engine.seams import ClusterPlace, ClusterPlaces, LocalNames, Wiring
 from agent.network.desired import BRIDGE, MESH, Attachment, Endpoint
-from agent.network.names import Host
 from agent.network.views import NetworkView, local_view
+from agent.network.zones import Host
 from shoal.model.container import EndpointSettings
 from shoal.model.errors import ClusterError, InvalidArgument, NotFound, PermissionDenied
 

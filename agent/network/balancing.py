@@ -6,7 +6,7 @@ that moment still find the old ones, which are deleted with the change after. `v
 it to nftables.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -50,27 +50,21 @@ class Move(msgspec.Struct, frozen=True):
 
 
 def virtual_ips(
-    services: Iterable[NetworkService], endpoints: Mapping[str, Sequence[NetworkEndpoint]]
+    service: NetworkService, endpoints: Iterable[NetworkEndpoint]
 ) -> dict[str, Backends]:
-    """A network's virtual IPs and their serving backends.
-
-    Args:
-        services: of the network.
-        endpoints: its endpoints by service id.
-    """
+    """A service's virtual IPs on a network and their serving backends, of its endpoints."""
     found: dict[str, Backends] = {}
-    for service in services:
-        serving = [e for e in endpoints.get(service.service_id, ()) if e.serving]
-        for address in service.virtual_ips:
-            own = canonical(address)
-            wanted = family(own)
-            backends = {
-                canonical(each)
-                for endpoint in serving
-                for each in endpoint.addresses
-                if family(each) == wanted
-            }
-            found[own] = tuple(sorted(backends)[:MOST_BACKENDS])
+    serving = [each for each in endpoints if each.serving]
+    for address in service.virtual_ips:
+        own = canonical(address)
+        wanted = family(own)
+        backends = {
+            canonical(each)
+            for endpoint in serving
+            for each in endpoint.addresses
+            if family(each) == wanted
+        }
+        found[own] = tuple(sorted(backends)[:MOST_BACKENDS])
     return found
 
 

@@ -13,8 +13,8 @@ import dnslib
 import pytest
 
 from agent.network.container_names import AS_HOST, ContainerNames, Resolving
-from agent.network.names import Host
 from agent.network.views import NetworkView, local_view
+from agent.network.zones import Host
 from shoal.model.errors import AlreadyExists
 from tests.integration.host.running import host
 from tests.integration.network.lab import eventually, inside

@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 
 from agent.network.container_names import ContainerNames
-from agent.network.names import Host
 from agent.network.views import local_view
+from agent.network.zones import Host
 from shoal.common.config import HostConfig
 from shoal.common.host_client import HostControl
 

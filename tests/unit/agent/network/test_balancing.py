@@ -42,13 +42,13 @@ def endpoint(number: int, *, serving: bool = True) -> NetworkEndpoint:
 
 
 def test_only_serving_backends_of_the_same_family() -> None:
-    endpoints: Endpoints = {WEB: [endpoint(3), endpoint(2), endpoint(4, serving=False)]}
-    assert virtual_ips([service("10.0.0.9", "FD00::0099")], endpoints) == {
+    endpoints = [endpoint(3), endpoint(2), endpoint(4, serving=False)]
+    assert virtual_ips(service("10.0.0.9", "FD00::0099"), endpoints) == {
         "10.0.0.9": ("10.0.1.2", "10.0.1.3"),
         "fd00::99": ("fd00::2", "fd00::3"),
     }
-    assert virtual_ips([service("10.0.0.9")], {}) == {"10.0.0.9": ()}
-    assert virtual_ips([service()], endpoints) == {}
+    assert virtual_ips(service("10.0.0.9"), []) == {"10.0.0.9": ()}
+    assert virtual_ips(service(), endpoints) == {}
 
 
 backend_sets = st.sets(st.integers(1, 9)).map(

@@ -8,8 +8,9 @@ import pytest
 
 from agent.network import dns
 from agent.network.desired import ClusterNetworks
-from agent.network.names import Host, Zone, answer, local_zone
+from agent.network.names import Zone, answer
 from agent.network.views import ClusterViews
+from agent.network.zones import Host, local_zone
 from shoal.model.assignment import AssignedNetwork, NetworkEndpoint, NetworkService, Subnet
 from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from shoal.model.spec.service import PortConfig
