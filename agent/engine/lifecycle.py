@@ -82,6 +82,8 @@ class Lifecycle:
             _check_there(container)
             if container.state.status == "paused":
                 raise Conflict("cannot start a paused container, try unpause instead")
+            if container.state.status == "dead":
+                raise Conflict("container is marked for removal and cannot be started")
             if container.state.status in ("running", "restarting"):
                 return False
             container.change(stopped_by_hand=False, restart_count=0)
@@ -307,15 +309,36 @@ class Lifecycle:
                 )
             if self._stop_by_hand(container):
                 await self._end(container, signals.KILL, 0)
-        async with container.lock:
-            _check_there(container)
-            if container.state.running:
-                raise Conflict(f"container {container.id} was started meanwhile")
-            container.change_state(status="removing")
-            await self._launcher.take_down(container)
-            await self._removal.erase(container, volumes=volumes)
+        # A task of its own: half removed, with its caller gone, it could be removed no more.
+        removing = self._group.create_task(
+            self._removed(container, volumes=volumes), name=f"remove {container.id}"
+        )
+        failure = await asyncio.shield(removing)
+        if failure is not None:
+            raise failure
+
+    async def _removed(self, container: Container, *, volumes: bool) -> Exception | None:
+        """A removal's end as a value: its failure is its caller's, not the group's."""
+        try:
+            async with container.lock:
+                _check_there(container)
+                if container.state.running:
+                    raise Conflict(f"container {container.id} was started meanwhile")
+                container.change_state(status="removing")
+                await self._erase(container, volumes=volumes)
+        except Exception as failure:  # noqa: BLE001 - raised again by the one who waits
+            return failure
         self.publish(container, "destroy")
         container.tell_removed()
+        return None
+
+    async def _erase(self, container: Container, *, volumes: bool) -> None:
+        try:
+            await self._launcher.take_down(container)
+            await self._removal.erase(container, volumes=volumes)
+        except Exception:
+            container.change_state(status="dead")
+            raise
 
     # -- after a restart of the agent --------------------------------------------------------
 
