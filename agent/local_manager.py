@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
+from shoal.common.advertise import DEFAULT_LISTEN
 from shoal.common.certificates import Role
 from shoal.common.config import HostConfig
 from shoal.common.host_client import HostControl
@@ -119,7 +120,9 @@ def check_forced(request: InitRequest, role: Role, config: HostConfig, removed: 
     if is_locked(config):
         raise Unavailable(LOCKED)
     own = (config.address, f"{config.address}:{config.port}")
+    everywhere = (DEFAULT_LISTEN, f"0.0.0.0:{config.port}")
     refused = {
+        "ListenAddr": request.listen_addr not in ("", *everywhere, own[1]),
         "AdvertiseAddr": request.advertise_addr not in ("", *own),
         "DataPathAddr": request.data_path_addr not in ("", config.data_path_address),
         "DataPathPort": request.data_path_port != 0,

@@ -19,7 +19,7 @@ from agent.local_manager import LocalManager, check_forced
 from agent.membership import ClusterAgent
 from agent.renewal import CertificateClient
 from proto import members_pb2, members_pb2_grpc
-from shoal.common.advertise import advertised, choose, forget
+from shoal.common.advertise import Wanted, advertised, choose, forget
 from shoal.common.certificates import Role, new_key_pem
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
@@ -229,13 +229,22 @@ class HostCluster:
             if request.force_new_cluster and self._current is not None:
                 return 200, await self._force_new(request, self._current.get())
             self._must_be_free()
-            check_free(self._plain, (*MANAGER_PORTS, AGENT_PORT))
+            wanted = Wanted(
+                listen=request.listen_addr,
+                advertise=request.advertise_addr,
+                data_path=request.data_path_addr,
+            )
+            config = await asyncio.to_thread(choose, self._plain, wanted)
+            try:
+                check_free(config, (*MANAGER_PORTS, AGENT_PORT))
+            except ClusterError:
+                forget(self._plain)
+                raise
             status, answer = await self._manager.found(body)
             if status != 200:
                 await self._manager.stop()
                 forget(self._plain)
                 return status, answer
-            config = self.config
             self._become(self._store.load(), (f"{config.address}:{config.port}",))
             return status, answer
 
@@ -254,13 +263,13 @@ class HostCluster:
                     "at least 1 RemoteAddr is required to join", field="RemoteAddrs"
                 )
             check_free(self._plain, (AGENT_PORT,))
-            config = await asyncio.to_thread(
-                choose,
-                self._plain,
-                request.advertise_addr,
-                request.data_path_addr,
-                request.remote_addrs[0],
+            wanted = Wanted(
+                listen=request.listen_addr,
+                advertise=request.advertise_addr,
+                data_path=request.data_path_addr,
+                towards=request.remote_addrs[0],
             )
+            config = await asyncio.to_thread(choose, self._plain, wanted)
             newcomer = Newcomer(
                 hostname=config.hostname,
                 address=config.address,

@@ -32,7 +32,7 @@ from manager.secret_files import ManagerFiles
 from manager.store.etcd import connect, unix_target
 from manager.store.kv import KV
 from shoal.common import log
-from shoal.common.advertise import advertised, choose
+from shoal.common.advertise import advertised
 from shoal.common.clock import SystemClock
 from shoal.common.config import HostConfig
 from shoal.common.engine_http.call import Call
@@ -103,7 +103,6 @@ class Manager:
             request = await call.body(InitRequest)
             if founded.done():
                 raise Unavailable("this host is founding a cluster at this moment")
-            self._config = choose(self._config, request.advertise_addr, request.data_path_addr)
             founder = Founder(self._config, self._host, self._clock, self._ids)
             identity = await founder.found(request, kv, self._store)
             founded.set_result(identity)

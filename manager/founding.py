@@ -50,7 +50,7 @@ class Founder:
 
     async def found(self, request: InitRequest, kv: KV, store: IdentityStore) -> Identity:
         """Make the cluster; returns the identity of its first node, saved."""
-        _check(request, self._config)
+        _check(request)
         now = self._clock.now()
         cluster_id, node_id = ClusterID(self._ids.new()), NodeID(self._ids.new())
         root, etcd_root = ClusterAuthority.create(now), EtcdAuthority.create(now)
@@ -144,7 +144,7 @@ async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Netwo
         raise FailedPrecondition("the store of this host holds a cluster already")
 
 
-def _check(request: InitRequest, config: HostConfig) -> None:
+def _check(request: InitRequest) -> None:
     if request.availability not in ("", "active", "pause", "drain"):
         raise InvalidArgument(
             f'invalid Availability: "{request.availability}" (active, pause or drain)',
@@ -157,14 +157,3 @@ def _check(request: InitRequest, config: HostConfig) -> None:
         )
     size = request.subnet_size or Cluster(id=ClusterID("")).subnet_size
     check_pools(request.default_addr_pool, size, Cluster(id=ClusterID("")).node_pool)
-    _check_listen(request.listen_addr, config)
-
-
-def _check_listen(address: str, config: HostConfig) -> None:
-    _, _, port = address.rpartition(":")
-    if port.isdigit() and int(port) not in (0, config.port):
-        raise InvalidArgument(
-            f"ListenAddr: this host serves its cluster on port {config.port}; another is a "
-            f"setting of the host (`port` in host.toml)",
-            field="ListenAddr",
-        )

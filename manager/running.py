@@ -165,7 +165,12 @@ class RunningManager:
         add_DispatcherServicer_to_server(self._dispatcher, on)
         add_CAServicer_to_server(self._certificates, on)
         add_MembersServicer_to_server(self._admission, on)
-        bind(on, f"{self._any_address()}:{self._config.port}", self.current)
+        at = self._listen_address()
+        bind(
+            on,
+            f"[{at}]:{self._config.port}" if ":" in at else f"{at}:{self._config.port}",
+            self.current,
+        )
         await on.start()
         try:
             await on.wait_for_termination()
@@ -173,10 +178,11 @@ class RunningManager:
             await on.stop(STOP_SECONDS)
 
     async def _serve_joining(self) -> None:
-        await self._joining.run(self._any_address().strip("[]"), self._config.join_port)
+        await self._joining.run(self._listen_address(), self._config.join_port)
 
-    def _any_address(self) -> str:
-        return "[::]" if ":" in self._config.address else "0.0.0.0"  # noqa: S104 - mTLS
+    def _listen_address(self) -> str:
+        everywhere = "::" if ":" in self._config.address else "0.0.0.0"  # noqa: S104 - mTLS
+        return self._config.listen_address or everywhere
 
     def _admit(self, peer: Peer) -> None:
         """A manager's certificate is good only while its node is wanted as one.

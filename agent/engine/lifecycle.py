@@ -321,10 +321,6 @@ class Lifecycle:
         """A removal's end as a value: its failure is its caller's, not the group's."""
         try:
             async with container.lock:
-                _check_there(container)
-                if container.state.running:
-                    raise Conflict(f"container {container.id} was started meanwhile")
-                container.change_state(status="removing")
                 await self._erase(container, volumes=volumes)
         except Exception as failure:  # noqa: BLE001 - raised again by the one who waits
             return failure
@@ -333,6 +329,10 @@ class Lifecycle:
         return None
 
     async def _erase(self, container: Container, *, volumes: bool) -> None:
+        _check_there(container)
+        if container.state.running:
+            raise Conflict(f"container {container.id} was started meanwhile")
+        container.change_state(status="removing")
         try:
             await self._launcher.take_down(container)
             await self._removal.erase(container, volumes=volumes)

@@ -1,7 +1,8 @@
-"""The address a host was told to advertise when it entered its cluster, kept on disk.
+"""Where a host was told to be found when it entered its cluster, kept on disk.
 
-`docker swarm init --advertise-addr` may name another address than the host would have chosen;
-from then on every program of the host uses it, until the host leaves.
+`docker swarm init --advertise-addr --listen-addr` may name another address and another port
+than the host would have chosen; from then on every program of the host uses them, until the
+host leaves.
 """
 
 import fcntl
@@ -19,14 +20,28 @@ from shoal.common.join_wire import DEFAULT_MANAGER_PORT, split_address
 from shoal.model.errors import InvalidArgument
 
 _FILE = "advertise.json"
+DEFAULT_LISTEN = "0.0.0.0:2377"
+"""What Docker's clients send where nobody gave an address: all, and the host's own port."""
+_LAST_PORT = 65535
 _INSIDE = ("docker", "br-", "veth", "virbr", "podman", "cni", "lxc")
 
 
 class Advertised(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses as chosen at init or join; empty: the host's own setting."""
+    """As chosen at init or join; empty or 0: the host's own setting."""
 
     address: str = ""
     data_path_address: str = ""
+    port: int = 0
+    listen_address: str = ""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request to init or join says of it; `towards` is the manager to join."""
+
+    listen: str = ""
+    advertise: str = ""
+    data_path: str = ""
+    towards: str = ""
 
 
 def advertised(config: HostConfig) -> HostConfig:
@@ -35,10 +50,18 @@ def advertised(config: HostConfig) -> HostConfig:
         chosen = msgspec.json.decode(_path(config).read_bytes(), type=Advertised)
     except FileNotFoundError:
         return config
+    return _with(config, chosen)
+
+
+def _with(config: HostConfig, chosen: Advertised) -> HostConfig:
+    port = chosen.port or config.port
     return msgspec.structs.replace(
         config,
         address=chosen.address or config.address,
         data_path_address=chosen.data_path_address or config.data_path_address,
+        listen_address=chosen.listen_address or config.listen_address,
+        port=port,
+        join_port=port + 1 if chosen.port else config.join_port,
     )
 
 
@@ -49,24 +72,62 @@ class Interface(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
 
 
-def choose(config: HostConfig, advertise: str, data_path: str, towards: str = "") -> HostConfig:
+def choose(config: HostConfig, wanted: Wanted) -> HostConfig:
     """Check the addresses of a request, keep them, and return the configuration with them.
 
     Without an address, a host that was given none at its start takes the one towards the
     manager that it joins, or its only one; two are too many, as Swarm has it.
     """
-    port = config.port
-    if not advertise and config.address_guessed:
-        advertise = _towards(towards) if towards else only_one(interfaces(config.instance))
-    chosen = Advertised(
-        address=_local(advertise, "AdvertiseAddr", port),
-        data_path_address=_local(data_path, "DataPathAddr", 0),
-    )
+    chosen = _chosen(config, wanted)
     path = _path(config)
     fresh = path.with_name(_FILE + ".new")
     fresh.write_bytes(msgspec.json.encode(chosen))
     fresh.replace(path)
-    return advertised(config)
+    return _with(config, chosen)
+
+
+def _chosen(config: HostConfig, wanted: Wanted) -> Advertised:
+    listen, port = _listened(config, wanted.listen)
+    advertise = wanted.advertise or listen
+    if not advertise and config.address_guessed:
+        advertise = (
+            _towards(wanted.towards)
+            if wanted.towards
+            else only_one(interfaces(config.instance))
+        )
+    address = _local(advertise, "AdvertiseAddr", port or config.port)
+    if listen not in ("", address):
+        raise InvalidArgument(
+            f"ListenAddr: a manager listens where it is advertised ({address}) or on all "
+            f"addresses (0.0.0.0), not on {listen} alone",
+            field="ListenAddr",
+        )
+    return Advertised(
+        address=address,
+        data_path_address=_local(wanted.data_path, "DataPathAddr", 0),
+        port=port,
+        listen_address=listen,
+    )
+
+
+def _listened(config: HostConfig, text: str) -> tuple[str, int]:
+    """Address ("" is all) and port (0 is the host's own) of `ListenAddr`.
+
+    Every client sends Docker's default, which therefore means the host's own port too.
+    """
+    host, port = split_address(text or DEFAULT_LISTEN, DEFAULT_MANAGER_PORT, "ListenAddr")
+    if port in (DEFAULT_MANAGER_PORT, config.port):
+        port = 0
+    taken = {config.etcd_port: "etcd_port", config.agent_port: "agent_port"}
+    for number in (port, port + 1) if port else ():
+        if number in taken or number > _LAST_PORT:
+            raise InvalidArgument(
+                f"ListenAddr: port {port} and the next one, for joining hosts, must be free: "
+                f"{number} is "
+                + (f"the host's {taken[number]}" if number in taken else "none"),
+                field="ListenAddr",
+            )
+    return "" if host in ("0.0.0.0", "::") else _local(host, "ListenAddr", 0), port  # noqa: S104
 
 
 def forget(config: HostConfig) -> None:
@@ -180,8 +241,8 @@ def _without_port(text: str, field: str, port: int) -> str:
         return text
     if number != str(port):
         raise InvalidArgument(
-            f"{field}: this host serves on port {port}, not on {number}; the port is a setting "
-            f"of the host (`port` in host.toml)",
+            f"{field}: this host serves on port {port}, not on {number}; another one is given "
+            f"by --listen-addr 0.0.0.0:{number}, or by the host's setting (`port`)",
             field=field,
         )
     return host.strip("[]")

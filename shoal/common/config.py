@@ -34,6 +34,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         hostname: the node's name in `docker node ls`.
         instance: prefix of every kernel object's name, so that several hosts share a machine.
         data_path_address: where VXLAN traffic goes; empty means `address`.
+        listen_address: where managers are served; empty is on all addresses.
         etcd: the etcd program, found on PATH or given whole.
     """
 
@@ -44,6 +45,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hostname: str = ""
     instance: str = "shoal"
     data_path_address: str = ""
+    listen_address: str = ""
     port: int = 2377
     join_port: int = 2378
     etcd_port: int = 2384
@@ -132,7 +134,8 @@ def _outgoing_address() -> str:
 
 
 def _checked(config: HostConfig) -> HostConfig:
-    for field in ("address", "data_path"):
+    listening = ("listen_address",) if config.listen_address else ()
+    for field in ("address", "data_path", *listening):
         if not _is_address(getattr(config, field)):
             raise InvalidArgument(
                 f"{field} {getattr(config, field)!r} is not an IP address", field=field

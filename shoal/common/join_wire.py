@@ -101,7 +101,12 @@ def error_of(status: int, body: bytes) -> ClusterError:
     return kind(refusal.message)
 
 
-def split_address(address: str, default_port: int) -> tuple[str, int]:
+_MEANT = {"RemoteAddrs": "remote", "ListenAddr": "listen"}
+
+
+def split_address(
+    address: str, default_port: int, field: str = "RemoteAddrs"
+) -> tuple[str, int]:
     """Host and port of `host`, `host:port`, `[v6]:port` or a bare IPv6 address."""
     try:
         return str(ipaddress.IPv6Address(address.strip("[]"))), default_port
@@ -112,8 +117,8 @@ def split_address(address: str, default_port: int) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidArgument(
-            f"invalid remote address {address!r}: it must be host or host:port",
-            field="RemoteAddrs",
+            f"invalid {_MEANT[field]} address {address!r}: it must be host or host:port",
+            field=field,
         )
     return host, int(port)
 

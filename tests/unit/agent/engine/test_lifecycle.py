@@ -13,13 +13,14 @@ from agent.engine.container import Container
 from agent.engine.events import EventBus
 from agent.engine.launching import Launcher
 from agent.engine.lifecycle import Lifecycle
-from agent.engine.records import ContainerConfig, HostConfig, Record
+from agent.engine.records import Record
 from agent.engine.registry import Registry
 from agent.engine.removal import Removal
 from agent.engine.seams import Images
 from agent.runtime.runtime import Runtime
 from agent.volumes import Volumes
 from shoal.common.clock import SystemClock
+from shoal.model.container import ContainerConfig, HostConfig
 from shoal.model.errors import Conflict, Unavailable
 
 
