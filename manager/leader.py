@@ -7,12 +7,12 @@ takes over early (DESIGN rule 3d): it watches the leader's gRPC port by a connec
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import structlog
 
 from manager.loops.loop import ControlLoop
-from manager.roles import Demotions
 from manager.store.commit import Commit
 from manager.store.election import Candidate, Election, Leader
 from manager.store.keys import LEADER_KEY
@@ -36,6 +36,7 @@ class Leading:
 
     Args:
         control: makes the control loop of one epoch.
+        duties: what else is kept running, by name, each with a commit of its own.
     """
 
     def __init__(
@@ -44,28 +45,29 @@ class Leading:
         memory: Memory,
         ids: IdSource,
         control: Callable[[Commit], ControlLoop],
-        demotions: Demotions,
         succession: Succession,
+        duties: Mapping[str, Callable[[Commit], Awaitable[None]]],
         supervisor: Supervisor,
     ) -> None:
         self._kv = kv
         self._memory = memory
         self._ids = ids
         self._control = control
-        self._demotions = demotions
         self._succession = succession
+        self._duties = duties
         self._supervisor = supervisor
 
     async def run(self, epoch: int) -> None:
-        """Doubt, decide and demote in this epoch, until cancelled."""
+        """Doubt, decide, and do what else there is, in this epoch, until cancelled."""
         await self._memory.reached(epoch)
         loop = self._control(self._commit(epoch))
-        demote = self._demotions.run
         async with asyncio.TaskGroup() as group:
             keep = self._supervisor.keep
             group.create_task(self._succession.run(self._commit(epoch)), name="succession")
             group.create_task(keep("control loop", loop.run, RESTARTS), name="control loop")
-            group.create_task(keep("demotions", demote, RESTARTS), name="demotions")
+            for name, duty in self._duties.items():
+                work = partial(duty, self._commit(epoch))
+                group.create_task(keep(name, work, RESTARTS), name=name)
 
     def _commit(self, epoch: int) -> Commit:
         """For one writer of that epoch."""
@@ -147,3 +149,17 @@ async def listens(address: str) -> bool:
         return False
     writer.close()
     return True
+
+
+async def refuses(address: str) -> bool:
+    """Whether the kernel at host:port lives, and nobody listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(PROBE_LIMIT / 2):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False

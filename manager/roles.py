@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from manager.admission import Roster
+from manager.store.commit import Commit
 from manager.store.memory import Memory
 from shoal.model.changes import Event
 from shoal.model.errors import ClusterError
@@ -30,8 +31,12 @@ class Demotions:
         self._roster = roster
         self._woken = asyncio.Event()
 
-    async def run(self) -> None:
-        """Demote until cancelled."""
+    async def run(self, commit: Commit) -> None:
+        """Demote until cancelled.
+
+        The list of managers is the roster's to write, as for whoever else changes it.
+        """
+        del commit
         stop_listening = self._memory.listen(self._on_events)
         try:
             while True:

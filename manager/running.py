@@ -28,13 +28,14 @@ from manager.dispatcher.service import Dispatcher
 from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
 from manager.joining import JoiningListener
-from manager.leader import Leadership, Leading, listens
+from manager.leader import Leadership, Leading, listens, refuses
 from manager.locking import LockFollower
 from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
 from manager.member import Membership
 from manager.roles import Demotions
 from manager.secret_files import ManagerFiles
+from manager.sparing import Sparing
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
 from manager.store.election import Candidate
@@ -138,10 +139,16 @@ class RunningManager:
             self.memory,
             ids,
             lambda commit: ControlLoop(TABLE, self.memory, commit, self._clock, ids),
-            Demotions(self.memory, self.roster),
             Succession(self.memory, self._clock, me, listens),
+            {
+                "demotions": Demotions(self.memory, self.roster).run,
+                "sparing": Sparing(self.memory, self._clock, self._refuses).run,
+            },
             self._supervisor,
         )
+
+    async def _refuses(self, host: str) -> bool:
+        return await refuses(f"{host}:{self._config.agent_port}")
 
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled; `ready` is set once this manager can be asked anything."""

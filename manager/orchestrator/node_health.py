@@ -2,8 +2,8 @@
 
 The dispatcher removes a silent node's session key; here begins the grace. A node that has never
 had a session stays unknown. A session that is doubted counts for nothing new, and yet the
-grace begins only when it is gone: whoever lives has opened another one long since. Wakes on
-nodes.
+grace begins only when it is gone: whoever lives has opened another one long since. A host that
+lives without its daemons (`manager.sparing` asks) is waited for longer. Wakes on nodes.
 """
 
 from datetime import datetime, timedelta
@@ -23,6 +23,9 @@ without a word is noticed after 2 s of silence, or with its manager's lease afte
 FORCED_GRACE = timedelta(seconds=20)
 """From when the cluster was forced anew: agents that had no manager for long ask seldom, and
 some of those they ask are gone."""
+RESTART = timedelta(seconds=15)
+"""For so long at most a node is without a session while its host is known to live: its daemons
+are restarted or upgraded, and its containers run on."""
 GROWS_ABOVE = 500
 """Up to this many nodes the grace is as above, beyond it grows in proportion."""
 
@@ -30,6 +33,12 @@ GROWS_ABOVE = 500
 def grace(nodes: int) -> timedelta:
     """How long a node may be without a session."""
     return GRACE * max(1.0, nodes / GROWS_ABOVE)
+
+
+def heard_last(node: Node) -> datetime:
+    """When a node that is lost gave its last sign of life, or its host did."""
+    assert node.lost_since is not None  # noqa: S101 - the caller's to know
+    return max(node.lost_since, node.refused_at or node.lost_since)
 
 
 def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
@@ -48,6 +57,7 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
             message="",
             down_since=None,
             lost_since=None,
+            refused_at=None,
             doubted="",
         )
     if node.state in (NodeState.UNKNOWN, NodeState.DOWN):
@@ -56,20 +66,22 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
         return _becomes(node, now, lost_since=now) if node.lost_since is None else NOTHING
     if node.lost_since is None or node.doubted:
         decision = _becomes(node, now, lost_since=now, doubted="")
-        return msgspec.structs.replace(decision, wake_at=_patience_ends(view, now))
-    if now < (until := _patience_ends(view, node.lost_since)):
-        return Decision(wake_at=until)
+        return msgspec.structs.replace(decision, wake_at=_due(view, now, now))
+    due = _due(view, node.lost_since, heard_last(node))
+    if now < due:
+        return Decision(wake_at=due)
     silent = f"no session for {(now - node.lost_since).total_seconds():.1f} s"
     return _becomes(node, now, state=NodeState.DOWN, message=silent, down_since=now)
 
 
-def _patience_ends(view: View, lost: datetime) -> datetime:
-    """When a node that lost its session then is given up."""
-    until = lost + grace(len(tuple(view.nodes())))
+def _due(view: View, lost: datetime, heard: datetime) -> datetime:
+    """When a node is given up that lost its session then, and whose host was heard last then."""
+    allowed = grace(len(tuple(view.nodes())))
+    due = min(heard + allowed, lost + max(RESTART, allowed))
     cluster = view.cluster()
     if cluster is None or cluster.forced_at is None:
-        return until
-    return max(until, cluster.forced_at + FORCED_GRACE)
+        return due
+    return max(due, cluster.forced_at + FORCED_GRACE)
 
 
 def _becomes(node: Node, now: datetime, **fields: object) -> Decision:

@@ -156,6 +156,8 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
 
     `lost_since`: since when it has had no session that counts; it is down once it has had none
     at all for the grace.
+    `refused_at`: when its host last refused a connection to its agent, as a living one does
+    whose daemons are away; a later end of its grace.
     `doubted`: the session that does not count, because its manager answers no more.
     `spec_since`: the revision since which, as far as a manager's memory goes back, its spec is
     what it is. Not stored.
@@ -168,6 +170,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     message: str = ""
     down_since: datetime | None = None
     lost_since: datetime | None = None
+    refused_at: datetime | None = None
     doubted: str = ""
     subnet: str = ""
     key_digest: str = ""  # SHA-256 of the public key it joined with, hex

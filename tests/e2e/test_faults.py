@@ -106,6 +106,20 @@ def test_every_daemon_dies_during_an_update_and_it_completes(cluster: Cluster) -
     assert len(cluster.containers_of("roll")) == 12
 
 
+def test_daemons_that_are_away_for_a_while_move_nothing(cluster: Cluster) -> None:
+    """Longer than the grace: the host lives, its kernel says so, and its containers run on."""
+    create(cluster, "still", 10)
+    before = cluster.containers_of("still")
+    cluster.sandbox("kill", "w1", "host")
+    began = time.monotonic()
+    while time.monotonic() - began < 7:
+        assert cluster.node_state("m1", "w1") == "Ready"
+    cluster.sandbox("start", "w1")
+    eventually(lambda: cluster.node_state("m1", "w1"), lambda state: state == "Ready", 20)
+    assert cluster.containers_of("still") == before
+    assert cluster.tasks("m1", "still").count(("w1", "Running")) == 2
+
+
 def test_no_acknowledged_service_is_lost_while_leaders_die(cluster: Cluster) -> None:
     """Services are created at another manager all the time; two leaders die on the way."""
     made: list[str] = []

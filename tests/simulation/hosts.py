@@ -127,6 +127,7 @@ class Host:
     def begin(self, managers: tuple[ManagerAddress, ...] = ()) -> None:
         """The agent starts."""
         if self._running is None and self.member:
+            self._network.busy(self.node)
             self._running = self._group.create_task(
                 self._run(managers), name=f"agent {self.node}"
             )
@@ -136,6 +137,7 @@ class Host:
         if self._running is not None:
             self._running.cancel()
         self._running, self.agent = None, None
+        self._network.idle(self.node)
 
     def lose_power(self) -> None:
         """Everything on the host is gone but its disk."""

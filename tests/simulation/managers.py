@@ -23,6 +23,7 @@ from manager.leader import Leadership, Leading
 from manager.loops.loop import ControlLoop, Row
 from manager.member import Membership
 from manager.roles import Demotions
+from manager.sparing import Sparing
 from manager.store.barrier import Barrier
 from manager.store.commit import Commit
 from manager.store.election import Candidate
@@ -68,8 +69,11 @@ class Manager:
             self.memory,
             ids,
             lambda commit: ControlLoop(table, self.memory, commit, clock, ids),
-            Demotions(self.memory, roster),
             succession,
+            {
+                "demotions": Demotions(self.memory, roster).run,
+                "sparing": Sparing(self.memory, clock, self._refuses).run,
+            },
             self._supervisor,
         )
         self.leadership = Leadership(kv, me, leading.run, self._answers, chance)
@@ -117,6 +121,9 @@ class Manager:
             group.create_task(keep("statuses", self._statuses.run), name="statuses")
             group.create_task(keep("leadership", self.leadership.run), name="leadership")
             self._network.listen(self.node, self.dispatcher.converse)
+
+    async def _refuses(self, address: str) -> bool:
+        return await self._network.refuses(self.node, address)
 
     async def _answers(self, address: str) -> bool:
         return await self._network.answers(self.node, address)

@@ -184,6 +184,7 @@ class Network:
         self._listening: dict[str, Serve] = {}
         self._streams: dict[Stream, tuple[asyncio.Task[None], ...]] = {}
         self._cut: dict[tuple[str, str], None] = {}
+        self._idle: dict[str, None] = {}
         self._changed = asyncio.Event()
 
     def change_weather(self, weather: Weather) -> None:
@@ -229,6 +230,7 @@ class Network:
 
     def lose_power(self, host: str) -> None:
         """Nothing of what the host had under way will ever arrive, nor an end."""
+        self._idle.pop(host, None)
         for stream, tasks in tuple(self._streams.items()):
             if stream.node == host:
                 for task in tasks[1:]:
@@ -236,6 +238,19 @@ class Network:
             elif stream.address == host:
                 for task in tasks:
                     task.cancel()
+
+    def idle(self, host: str) -> None:
+        """Its agent is gone, and its kernel refuses what is for it."""
+        self._idle[host] = None
+
+    def busy(self, host: str) -> None:
+        """Its agent is there."""
+        self._idle.pop(host, None)
+
+    async def refuses(self, origin: str, address: str) -> bool:
+        """The probe of an agent's port."""
+        await asyncio.sleep(self.chance.uniform(*self.weather.delay))
+        return self.linked(origin, address) and address in self._idle
 
     async def answers(self, origin: str, address: str) -> bool:
         """The probe of a leader's port."""

@@ -349,6 +349,20 @@ def test_another_session_ends_the_doubt() -> None:
     assert health(node) == NOTHING
 
 
+def test_a_node_whose_host_lives_without_its_daemons_is_waited_for_but_not_for_ever() -> None:
+    lost = make_node("n1", session=False, lost_since=at(100))
+    spared = replace(lost, refused_at=at(103))
+    assert health(lost, 103).wake_at == at(103.5)
+    assert health(spared, 103.5) == Decision(wake_at=at(106.5))
+    assert updated(health(spared, 106.5), type(lost))["n1"].state is NodeState.DOWN
+    again = replace(lost, refused_at=at(114))
+    assert health(again, 114.5) == Decision(wake_at=at(115)), "15 s at most"
+    assert updated(health(again, 115), type(lost))["n1"].state is NodeState.DOWN
+    session = NodeSession(manager=NodeID("m1"), session="s9")
+    back = updated(health(replace(spared, session=session), 105), type(lost))["n1"]
+    assert (back.lost_since, back.refused_at) == (None, None)
+
+
 def test_the_grace_grows_with_the_cluster() -> None:
     assert node_health.grace(500) == timedelta(seconds=3.5)
     assert node_health.grace(5000) == timedelta(seconds=35)

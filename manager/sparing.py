@@ -1,0 +1,116 @@
+"""Spares nodes whose daemons are away though their hosts are not, while this manager leads.
+
+A host process that was killed, or is upgraded, takes its agent's session along and brings it
+back once it has loaded its programs: half a second, and 10 s on a machine that is overloaded
+twentyfold. Its containers run on all the while. So before a node's grace is over its host is
+asked for its agent's port. A kernel that refuses the connection lives, and has nobody listen:
+the daemons are under way, and `orchestrator.node_health` waits for them, though not for ever. A
+host that lost its power, or its cable, refuses nothing, and gains nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+
+from manager.orchestrator.node_health import grace, heard_last
+from manager.store.commit import Commit
+from manager.store.memory import Memory
+from shoal.common.clock import Clock
+from shoal.model.changes import Event, Group, Update
+from shoal.model.errors import Unavailable
+from shoal.model.ids import NodeID
+from shoal.model.objects import Node
+from shoal.model.states import NodeState
+
+_log = structlog.get_logger(__name__)
+
+EARLY = timedelta(seconds=1)
+"""So long before the end of the grace a host is asked: for the answer and for writing it."""
+
+
+class Sparing:
+    """Asks the hosts of nodes that are lost.
+
+    Args:
+        refuses: whether the host at an address refuses a connection to its agent.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        clock: Clock,
+        refuses: Callable[[str], Coroutine[Any, Any, bool]],
+    ) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._refuses = refuses
+        self._woken = asyncio.Event()
+
+    async def run(self, commit: Commit) -> None:
+        """Ask and write down, with the leader's own commit, until cancelled."""
+        asked: dict[NodeID, datetime] = {}
+        stop_listening = self._memory.listen(self._on_events)
+        try:
+            while True:
+                self._woken.clear()
+                due = {node.id: self._due(node) for node in self._memory.nodes() if lost(node)}
+                asked = {key: at for key, at in asked.items() if due.get(key) == at}
+                now = self._clock.now()
+                open_ = {key: at for key, at in due.items() if key not in asked}
+                ready = [key for key, at in open_.items() if at <= now]
+                if ready:
+                    asked |= {key: open_[key] for key in ready}
+                    await self._ask(ready, commit)
+                    continue
+                await self._wait(min(open_.values(), default=None), now)
+        finally:
+            stop_listening()
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        if any(isinstance(event.object, Node) for event in events):
+            self._woken.set()
+
+    def _due(self, node: Node) -> datetime:
+        return heard_last(node) + grace(len(tuple(self._memory.nodes()))) - EARLY
+
+    async def _wait(self, until: datetime | None, now: datetime) -> None:
+        try:
+            async with asyncio.timeout((until - now).total_seconds() if until else None):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+
+    async def _ask(self, nodes: Sequence[NodeID], commit: Commit) -> None:
+        found = [node for key in nodes if (node := self._memory.node(key)) is not None]
+        async with asyncio.TaskGroup() as group:
+            answers = {
+                node.id: group.create_task(self._refuses(node.addr), name=f"ask {node.id}")
+                for node in found
+                if node.addr
+            }
+        alive = (self._memory.node(key) for key, said in answers.items() if said.result())
+        groups = [self._spared(node) for node in alive if node is not None and lost(node)]
+        if not groups:
+            return
+        try:
+            outcome = await commit.commit(groups)
+            await self._memory.reached(outcome.revision)
+        except Unavailable as error:
+            _log.warning("not known whether nodes are spared", reason=str(error))
+
+    def _spared(self, node: Node) -> Group:
+        now = self._clock.now()
+        _log.info("node spared: its host refuses connections, so it lives", node=node.id)
+        changed: Node = msgspec.structs.replace(node, refused_at=now, updated_at=now)
+        return Group((Update(changed),), reason="its daemons are away, its host is not")
+
+
+def lost(node: Node) -> bool:
+    """Whether its grace runs."""
+    return (
+        node.state is NodeState.READY and node.session is None and node.lost_since is not None
+    )
