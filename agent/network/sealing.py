@@ -42,6 +42,7 @@ class Sealing:
         self._wanted: Tunnel | None = None
         self._hurry_until = 0.0
         self._healed = False  # to be said once there is a tunnel
+        self._silent: frozenset[str] = frozenset()
         self.reason = ""
         self.keys: tuple[TunnelKey, ...] = ()
         self.destinations: Mapping[NodeID, str] = {}
@@ -74,6 +75,22 @@ class Sealing:
         if wanted != self._wanted or self.keys != before:
             self._hurry_until = self._clock() + HURRY_SECONDS
         self._wanted = wanted
+        self._tell_silent()
+
+    def _tell_silent(self) -> None:
+        """Of hosts that should have answered by now, each once; and when they have."""
+        if self._wanted is None or self.reason or self._clock() < self._hurry_until:
+            return
+        silent = frozenset(
+            peer.underlay
+            for peer in self._wanted.peers
+            if peer.keys and peer.node_id not in self.destinations
+        )
+        for address in sorted(silent - self._silent):
+            _log.warning("a host does not answer on encrypted networks", address=address)
+        for address in sorted(self._silent - silent):
+            _log.info("a host answers on encrypted networks again", address=address)
+        self._silent = silent
 
     def require(self, network: str) -> None:
         """Nobody joins a network that cannot be carried.

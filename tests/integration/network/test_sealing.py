@@ -5,14 +5,17 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from agent.network.desired import Endpoint, Peer
 from agent.network.host_network import HostNetwork
@@ -194,6 +197,41 @@ async def test_tasks_reach_each_other_and_the_link_shows_nothing(sealed: Sealed)
         assert not await reaches(red, within=0.3)
     assert "mtu 1390" in in_host("a", "ip", "link", "show", f"{PREFIX}a-v001004")
     assert "mtu 1390" in in_task(one, "ip", "link", "show", "eth0")
+
+
+async def test_a_host_that_does_not_answer_is_told_once(sealed: Sealed) -> None:
+    def told(logs: Sequence[Mapping[str, Any]], of: str) -> list[str]:
+        return [str(each["address"]) for each in logs if each["event"].startswith(of)]
+
+    in_host("b", "nft", "add table inet deaf; add chain inet deaf in { type filter hook input"
+            " priority -20; udp dport 51820 drop; }")  # fmt: skip
+    try:
+        await pair(sealed)
+        await until(lambda: _knows(sealed, "a", "b"))
+        with capture_logs() as logs:
+            await sealed.hosts["a"].repair()
+            assert told(logs, "a host does not answer") == []  # it may still
+            sealed.clocks["a"].ahead += timedelta(seconds=20)
+            for _ in range(2):
+                await sealed.hosts["a"].repair()
+            assert told(logs, "a host does not answer") == [ADDRESSES["b"]]
+    finally:
+        in_host("b", "nft", "delete table inet deaf")
+    with capture_logs() as logs:
+        await until(lambda: _answers(sealed, lambda: told(logs, "a host answers")))
+
+
+async def _knows(sealed: Sealed, host: str, other: str) -> bool:
+    """Whether a host has been told of the other's key, and has it in its tunnel."""
+    with contextlib.suppress(subprocess.CalledProcessError):
+        shown = in_host(host, "wg", "show", device(host), "peers").split()
+        return sealed.keys(other) <= {*shown} and bool(sealed.keys(other))
+    return False
+
+
+async def _answers(sealed: Sealed, told: Callable[[], list[str]]) -> bool:
+    await sealed.hosts["a"].repair()
+    return told() == [ADDRESSES["b"]]
 
 
 def in_task(endpoint: Endpoint, *command: str) -> str:
