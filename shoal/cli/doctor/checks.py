@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from shoal.cli.doctor import clock, groups, kernel, limits, network, ports, programs, storage
+from shoal.cli.doctor import (
+    clock,
+    groups,
+    kernel,
+    limits,
+    network,
+    ports,
+    programs,
+    storage,
+    underlay,
+)
 from shoal.cli.doctor.finding import Finding, Ground
 
 
@@ -25,8 +35,10 @@ CHECKS = (
     Check("ports", ports.ports),
     Check("firewalls", network.firewalls),
     Check("network", network.forwarding),
-    Check("network", network.underlay),
+    Check("network", underlay.underlay),
+    Check("network", underlay.tunnels),
     Check("network", network.encryption),
+    Check("network", underlay.handshakes),
     Check("state", storage.ownership),
     Check("disk", storage.space),
     Check("disk", storage.sync),

@@ -1,4 +1,4 @@
-"""The network: who else drops packets that are to pass, forwarding, the way to the peers."""
+"""The network of this host: who else drops what is to pass, forwarding, encryption."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,9 +9,6 @@ import msgspec
 
 from shoal.cli.doctor.finding import Finding, Ground, ok, problem, warning
 
-_VXLAN_OVERHEAD = 50
-_HEADERS = 28
-"""Of IPv4 and ICMP, in front of a ping's bytes."""
 _DROPPING = ("drop", "reject")
 
 
@@ -158,49 +155,6 @@ def judge_forwarding(family: str, value: str, *, running: bool) -> Finding:
         )
     state = "on" if value == "1" else "off; the agent switches it on with the first need"
     return ok(f"{family} forwarding is {state}")
-
-
-def underlay(ground: Ground) -> Iterable[Finding]:
-    """Whether full packets pass to each host that the gateway network has a way to."""
-    listed = ground.run(
-        ("bridge", "-j", "fdb", "show", "dev", f"{ground.config.link_prefix}-x")
-    )
-    if listed.status != 0:
-        return
-    peers = {each["dst"] for each in json.loads(listed.said or "[]") if "dst" in each}
-    for peer in sorted(peers):
-        mtu = _mtu_towards(ground, peer)
-        size = str(mtu - _HEADERS)
-        ping = ("ping", "-c", "1", "-W", "1", "-M", "do", "-s")
-        if ground.run((*ping, size, peer)).status == 0:
-            yield judge_way(peer, mtu, answers=True, full=True)
-        else:
-            answers = ground.run((*ping, "0", peer)).status == 0
-            yield judge_way(peer, mtu, answers=answers, full=False)
-
-
-def judge_way(peer: str, mtu: int, *, answers: bool, full: bool) -> Finding:
-    """What pings to a host tell."""
-    if full:
-        return ok(f"packets of {mtu} bytes pass to {peer}")
-    if not answers:
-        return warning(
-            f"{peer} does not answer pings: whether packets of {mtu} bytes pass is unknown",
-            "let ICMP pass between the hosts to know",
-        )
-    return problem(
-        f"{peer} answers, but packets of {mtu} bytes do not pass on the way: large answers of"
-        " containers there get lost",
-        "give the hosts' link the MTU of the way, or networks a smaller one (`docker network"
-        f" create --opt com.docker.network.driver.mtu=...`, {_VXLAN_OVERHEAD} less)",
-    )
-
-
-def _mtu_towards(ground: Ground, peer: str) -> int:
-    route = ground.run(("ip", "-j", "route", "get", peer))
-    device = json.loads(route.said)[0].get("dev", "") if route.status == 0 else ""
-    file = Path("/sys/class/net") / device / "mtu"
-    return int(file.read_text()) if device and file.exists() else 1500
 
 
 def encryption(ground: Ground) -> Iterable[Finding]:

@@ -93,15 +93,6 @@ def test_forwarding() -> None:
     assert network.judge_forwarding("IPv6", "", running=True).level is Level.WARNING
 
 
-def test_the_way_to_a_peer() -> None:
-    assert network.judge_way("192.0.2.2", 1500, answers=True, full=True).level is Level.OK
-    lost = network.judge_way("192.0.2.2", 1500, answers=True, full=False)
-    assert lost.level is Level.PROBLEM
-    assert "1500 bytes do not pass" in lost.says
-    silent = network.judge_way("192.0.2.2", 1500, answers=False, full=False)
-    assert silent.level is Level.WARNING
-
-
 def test_encryption_needs_the_kernel_or_the_program() -> None:
     assert network.judge_encryption(kernel=True, program=False).level is Level.OK
     assert "wireguard-go" in network.judge_encryption(kernel=False, program=True).says
