@@ -32,6 +32,8 @@ class GrpcLine:
             await self._stream.write(message)
         except grpc.aio.AioRpcError as error:
             raise from_status(error) from error
+        except asyncio.InvalidStateError as error:  # that is how gRPC says that it is over
+            raise Unavailable("the manager ended the session") from error
 
     async def read(self) -> dispatcher_pb2.ManagerMessage:
         try:

@@ -20,6 +20,7 @@ from agent.report import Reports
 from agent.runtime.controller import Controller
 from agent.task import machine
 from agent.task.manager import TaskManager
+from shoal.common.backoff import Backoff
 from shoal.common.clock import Clock
 from shoal.model.assignment import (
     AssignedNetwork,
@@ -39,6 +40,7 @@ from shoal.model.states import TaskState
 _log = structlog.get_logger(__name__)
 
 NETWORK_RETRY_SECONDS = 1.0
+AGAIN = Backoff(first=1.0, cap=60.0)
 STATUSES_SECONDS = 0.25
 """Statuses are written so much later, many at once: a step whose status is lost is repeated."""
 
@@ -115,6 +117,7 @@ class Worker:
         self._ingress: IngressSet | None = None
         self._begun: asyncio.Queue[TaskManager] = asyncio.Queue()
         self._removed: set[TaskID] = set()
+        self._untaken = False
         self._ended = asyncio.Event()
         self._swept = False
 
@@ -195,20 +198,40 @@ class Worker:
             await self._ended.wait()
 
     def _take_tasks(self, told: Assignments) -> None:
+        self._untaken = False
         for task in told.tasks.values():
-            if task.attached:
-                continue  # a person's container: the engine's to run
-            manager = self._managers.get(task.id)
-            if manager is not None:
-                manager.update(task)
-            elif task.id not in self._removed:
-                self._begin(task)
+            try:
+                self._take(task)
+            except Exception as error:  # noqa: BLE001 - trouble of one task stays with it
+                self._failed(task.id, error)
+                self._untaken = True
+                self._network_wanted.set()
         for key, manager in self._managers.items():
             if key not in told.tasks:
                 manager.update(_leaving(manager.task))
         for key in self._removed - told.tasks.keys():
             self._removed.discard(key)
             self._forget(key)
+
+    def _take(self, task: AssignedTask) -> None:
+        if task.attached:
+            return  # a person's container: the engine's to run
+        manager = self._managers.get(task.id)
+        if manager is not None:
+            manager.update(task)
+        elif task.id not in self._removed:
+            self._begin(task)
+
+    def _failed(self, task: TaskID, error: Exception) -> None:
+        """Log an unforeseen error, and say it to users."""
+        _log.error("task failed unforeseen", task=task, exc_info=error)
+        now = self._clock.now()
+        sentence = f"will be tried again: internal error: {error!r}"
+        status = self._statuses.get(task) or machine.accepted(now)
+        if status.message != sentence:
+            self._on_status(
+                task, replace(status, timestamp=now, message=sentence, err=sentence)
+            )
 
     def _remove_strays(self) -> None:
         """Remove containers of tasks that neither journal nor managers know, once."""
@@ -257,8 +280,15 @@ class Worker:
                 group.create_task(self._run_task(manager), name=f"task {manager.task.id}")
 
     async def _run_task(self, manager: TaskManager) -> None:
-        await manager.run()
         task = manager.task.id
+        delays = AGAIN.delays(self._chance)
+        while True:
+            try:
+                await manager.run()
+                break
+            except Exception as error:  # noqa: BLE001 - trouble of one task stays with it
+                self._failed(task, error)
+                await asyncio.sleep(next(delays))
         del self._managers[task]
         if task in self._assignments.tasks:
             self._removed.add(task)  # its last status stands until it is told no more
@@ -326,6 +356,9 @@ class Worker:
                 except ClusterError as error:  # of one: the others go on
                     _log.warning("cluster network not as told yet", reason=str(error))
                     self._network_wanted.set()
+                except Exception:  # noqa: BLE001 - trouble of one stays with it
+                    _log.exception("cluster network not as told yet")
+                    self._network_wanted.set()
 
     async def _bring_mesh(self, told: Assignments) -> None:
         if told.mesh != self._mesh:
@@ -349,6 +382,8 @@ class Worker:
             await asyncio.sleep(NETWORK_RETRY_SECONDS)
             self._network_wanted.clear()
             await self._connect()
+            if self._untaken:
+                self._take_tasks(self._assignments)
             self._reports.tell()  # that it is settled
 
 

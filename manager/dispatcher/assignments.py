@@ -34,10 +34,11 @@ from shoal.model.assignment import (
     Payload,
     Peer,
 )
+from shoal.model.changes import Failure
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
-from shoal.model.objects import Network, Node, NodeDescription, Task
+from shoal.model.objects import Network, Node, NodeDescription, Service, Task
 from shoal.model.spec.service import PortConfig
-from shoal.model.spec.task import ContainerSpec
+from shoal.model.spec.task import ContainerSpec, SecretReference
 from shoal.model.states import NodeRole, TaskState
 from shoal.model.template import expand_container
 
@@ -53,13 +54,15 @@ class ClusterPart(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 4789
     prefix6: str = ""
     network: AssignedNetwork | None = None
+    failures: tuple[Failure, ...] = ()
 
 
 def cluster_part(view: View) -> ClusterPart:
     """Published ports with their running tasks, the mesh and the managers, as of now."""
     cluster = view.cluster()
+    failures: list[Failure] = []
     return ClusterPart(
-        ingress=IngressSet(ports=tuple(_ingress(view))),
+        ingress=IngressSet(ports=tuple(_ingress(view, failures))),
         peers=tuple(
             Peer(
                 node_id=node.id,
@@ -80,6 +83,7 @@ def cluster_part(view: View) -> ClusterPart:
         port=cluster.data_path_port if cluster is not None else 4789,
         prefix6=mesh_prefix6(cluster.id) if cluster is not None else "",
         network=next((assigned_network(one) for one in view.networks() if _stands(one)), None),
+        failures=tuple(failures),
     )
 
 
@@ -98,27 +102,35 @@ def mesh_prefix6(cluster: ClusterID) -> str:
     return f"{IPv6Address(bytes([0xFD, *digest[:11], 0, 0, 0, 0]))}/96"
 
 
-def _ingress(view: View) -> Iterable[IngressPort]:
+def _ingress(view: View, failures: list[Failure]) -> Iterable[IngressPort]:
+    """The ports of all services; those of one that fails are left out."""
     for service in view.services():
-        ports = [port for port in service.endpoint.ports if port.publish_mode != "host"]
-        if not ports:
-            continue
-        serving = [
-            (address, task.node_id)
-            for task in view.tasks_of_service(service.id)
-            if serves(view, task) and task.node_id is not None
-            for address in task.status.addresses[:1]
-        ]
-        for port in ports:
-            yield IngressPort(
-                protocol=port.protocol or "tcp",
-                published=port.published_port,
-                backends=tuple(
-                    Backend(address=address, port=port.target_port, node_id=node)
-                    for address, node in serving
-                ),
-                local_only=service.spec.labels.get(LOCAL_ONLY, "").lower() == "true",
-            )
+        try:
+            yield from tuple(_published(view, service))
+        except Exception as error:  # noqa: BLE001 - trouble of one service stays with it
+            failures.append(Failure(service.id, error))
+
+
+def _published(view: View, service: Service) -> Iterable[IngressPort]:
+    ports = [port for port in service.endpoint.ports if port.publish_mode != "host"]
+    if not ports:
+        return
+    serving = [
+        (address, task.node_id)
+        for task in view.tasks_of_service(service.id)
+        if serves(view, task) and task.node_id is not None
+        for address in task.status.addresses[:1]
+    ]
+    for port in ports:
+        yield IngressPort(
+            protocol=port.protocol or "tcp",
+            published=port.published_port,
+            backends=tuple(
+                Backend(address=address, port=port.target_port, node_id=node)
+                for address, node in serving
+            ),
+            local_only=service.spec.labels.get(LOCAL_ONLY, "").lower() == "true",
+        )
 
 
 LOCAL_ONLY = "shoal.ingress.local-only"
@@ -143,10 +155,15 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 class TaskParts:
-    """The tasks of one session as its node was told, made anew where something changed."""
+    """The tasks of one session as its node was told, made anew where something changed.
+
+    One that cannot be made stays as it was told last, or is told as one to be rejected; why
+    stands in `failures`.
+    """
 
     def __init__(self) -> None:
         self._told: dict[TaskID, _Told] = {}
+        self.failures: list[Failure] = []
 
     def of(
         self, view: View, task: Task, node: Node, confidences: Confidences, *, drained: bool
@@ -162,7 +179,12 @@ class TaskParts:
             and known.registry_auth == registry_auth
         ):
             return known.assigned, known.needed
-        made, needed = _assigned(view, task, node, confidences, drained=drained)
+        try:
+            made, needed = _assigned(view, task, node, confidences, drained=drained)
+        except Exception as error:  # noqa: BLE001 - trouble of one task stays with it
+            self.failures.append(Failure(task.id, error))
+            before = (known.assigned, known.needed) if known is not None else None
+            made, needed = _instead(before, task, error, drained=drained)
         if known is not None and known.assigned == made:
             made = known.assigned
         self._told[task.id] = _Told(
@@ -252,6 +274,35 @@ def _assigned(
         attached=task.attached.container_id if task.attached is not None else "",
     )
     return assigned, needed
+
+
+def _instead(
+    before: tuple[AssignedTask, Needs] | None, task: Task, error: Exception, *, drained: bool
+) -> tuple[AssignedTask, Needs]:
+    """What a node is told of a task that fails here: to leave it out would stop it.
+
+    What runs is left running, what is to stop stops; what is new is rejected with the sentence.
+    """
+    if before is not None:
+        known, needed = before
+        told = msgspec.structs.replace(known, desired_state=task.desired_state, drained=drained)
+        return told, needed
+    missing = f"{task.id}.failed"
+    sentence = f"internal error: the manager cannot say what the task is to run: {error!r}"
+    container = ContainerSpec(
+        secrets=(SecretReference(secret_id=missing, secret_name=missing),)
+    )
+    told = AssignedTask(
+        id=task.id,
+        service_id=task.service_id,
+        service_name=task.service_spec.name,
+        name=task.name,
+        slot=task.slot,
+        desired_state=task.desired_state,
+        container=container,
+        drained=drained,
+    )
+    return told, Needs(container, secrets=(Payload(id=missing, error=sentence),))
 
 
 def _host_ports(task: Task) -> tuple[PortConfig, ...]:

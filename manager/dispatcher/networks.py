@@ -18,7 +18,7 @@ from shoal.model.assignment import (
     Subnet,
     TaskNetwork,
 )
-from shoal.model.changes import Event
+from shoal.model.changes import Event, Failure
 from shoal.model.defaults import endpoint_of
 from shoal.model.ids import NetworkID, NodeID, ServiceID
 from shoal.model.objects import (
@@ -52,12 +52,16 @@ class _Origin(msgspec.Struct, frozen=True):
 
 
 class NetworkParts:
-    """The parts of all networks that were asked for, made anew where something changed."""
+    """The parts of all networks that were asked for, made anew where something changed.
+
+    One that cannot be made stays as it was; why stands in `failures`.
+    """
 
     def __init__(self) -> None:
         self._parts: dict[NetworkID, NetworkPart | None] = {}
         self._origins: dict[NetworkID, dict[str, _Origin]] = {}
         self._stale: set[NetworkID] = set()
+        self.failures: list[Failure] = []
 
     def note(self, event: Event) -> frozenset[NetworkID]:
         """Take in a change; the networks whose part it may touch, of those ever asked for."""
@@ -86,7 +90,11 @@ class NetworkParts:
         """The part of one network as of now; None for one that is not there."""
         if network in self._stale or network not in self._parts:
             self._stale.discard(network)
-            self._parts[network] = self._make(view, network)
+            try:
+                self._parts[network] = self._make(view, network)
+            except Exception as error:  # noqa: BLE001 - trouble of one network stays with it
+                self._parts.setdefault(network, None)
+                self.failures.append(Failure(network, error))
         return self._parts[network]
 
     def _make(self, view: View, identity: NetworkID) -> NetworkPart | None:

@@ -6,7 +6,7 @@ newer one, and stores what the agent says. The certificate says which node speak
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import grpc.aio
 import structlog
@@ -35,7 +35,7 @@ from shoal.common.certificates import Role
 from shoal.common.rpc import EVERY_ROLE
 from shoal.common.tls import Call, peer_of_call
 from shoal.model.assignment import Stamp
-from shoal.model.changes import Event
+from shoal.model.changes import Event, Failure
 from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
 from shoal.model.ids import NetworkID, NodeID, TaskID
 from shoal.model.objects import (
@@ -297,6 +297,7 @@ class Dispatcher(DispatcherServicer):
         session.acknowledged.clear()
         if self._part is None:
             self._part = cluster_part(self._memory)
+            _tell_of(self._part.failures)
         present = assignments_for(
             self._memory,
             session.node,
@@ -306,6 +307,9 @@ class Dispatcher(DispatcherServicer):
             self._draining.drained,
             session.tasks,
         )
+        _tell_of((*session.tasks.failures, *self._networks.failures))
+        session.tasks.failures.clear()
+        self._networks.failures.clear()
         whole = session.told is None
         change = (
             complete(present) if session.told is None else difference(session.told, present)
@@ -336,6 +340,12 @@ class Dispatcher(DispatcherServicer):
             epoch=self._memory.epoch,
             revision=self._memory.revision,
         )
+
+
+def _tell_of(failures: Iterable[Failure]) -> None:
+    """Log what could not be told to nodes."""
+    for failure in failures:
+        _log.error("not told", about=failure.about, exc_info=failure.error)
 
 
 def _caller(context: Call) -> NodeID:

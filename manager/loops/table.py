@@ -7,6 +7,7 @@ over. A row later in the table sees in the same pass what an earlier one has jus
 from collections.abc import Iterable
 
 from manager.allocator import allocate, attachments, networks, ports, subnets, virtual_ips
+from manager.loops import troubles
 from manager.loops.loop import Row
 from manager.orchestrator import (
     enforcer,
@@ -279,23 +280,23 @@ def _reaped(event: Event, view: View) -> Iterable[str]:
 
 
 TABLE: tuple[Row, ...] = (
-    Row("node health", _node_changed, _nodes, node_health.decide),
-    Row("enforcer", _enforced, _nodes, enforcer.decide),
-    Row("orphans", _node_changed, _nodes_of_tasks, reaper.orphan),
-    Row("removal", _service_changed, _services_of_tasks, removal.decide),
-    Row("replicated", _replicated, _services, replicated_mode.decide),
-    Row("global", _everywhere, _services, global_mode.decide),
-    Row("jobs", _everywhere, _services, job_modes.decide),
-    Row("update", _everywhere, _services, update.decide),
-    Row("start", _replicated, _services, restart.decide),
+    Row("node health", _node_changed, _nodes, node_health.decide, troubles.NODE),
+    Row("enforcer", _enforced, _nodes, enforcer.decide, troubles.NODE),
+    Row("orphans", _node_changed, _nodes_of_tasks, reaper.orphan, troubles.NODE),
+    Row("removal", _service_changed, _services_of_tasks, removal.decide, troubles.SERVICE),
+    Row("replicated", _replicated, _services, replicated_mode.decide, troubles.SERVICE),
+    Row("global", _everywhere, _services, global_mode.decide, troubles.SERVICE),
+    Row("jobs", _everywhere, _services, job_modes.decide, troubles.SERVICE),
+    Row("update", _everywhere, _services, update.decide, troubles.SERVICE),
+    Row("start", _replicated, _services, restart.decide, troubles.SERVICE),
     Row("networks", _networks, _network_ids, networks.decide),
-    Row("ports", _ports, _services, ports.decide),
-    Row("virtual IPs", _virtual_ips, _services, virtual_ips.decide),
-    Row("allocate", _new_tasks, _services, allocate.decide),
-    Row("attachments", _attachments, _attached, attachments.decide),
+    Row("ports", _ports, _services, ports.decide, troubles.NEW_TASKS),
+    Row("virtual IPs", _virtual_ips, _services, virtual_ips.decide, troubles.NEW_TASKS),
+    Row("allocate", _new_tasks, _services, allocate.decide, troubles.NEW_TASKS),
+    Row("attachments", _attachments, _attached, attachments.decide, troubles.TASK),
     Row("subnets", _subnets, _one, subnets.decide),
     Row("schedule", _scheduler, _one, schedule.decide),
-    Row("reaper", _reaped, _services_of_tasks, reaper.decide),
+    Row("reaper", _reaped, _services_of_tasks, reaper.decide, troubles.SERVICE),
     Row("removed networks", _removed_networks, _network_ids, networks.finish),
 )
 """All deciders of the leader, in the order of a pass."""

@@ -75,7 +75,7 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
 
 
 def _due(view: View, lost: datetime, heard: datetime) -> datetime:
-    """When a node is given up that lost its session then, and whose host was heard last then."""
+    """When a node is given up that lost its session and was heard last at those times."""
     allowed = grace(len(tuple(view.nodes())))
     due = min(heard + allowed, lost + max(RESTART, allowed))
     cluster = view.cluster()

@@ -17,7 +17,7 @@ from manager.scheduler.nodeinfo import Load
 from manager.scheduler.pipeline import ENOUGH, explain, needed, refusal
 from manager.scheduler.spread import Rank, Tree, levels
 from manager.view import View
-from shoal.model.changes import NOTHING, Decision, Group, Update
+from shoal.model.changes import NOTHING, Decision, Failure, Group, Update
 from shoal.model.constraints import unconstrained
 from shoal.model.ids import IdSource, NodeID, ServiceID
 from shoal.model.objects import Node, Task, TaskStatus
@@ -44,8 +44,8 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     run = Pass(view, now)
     groups: list[Group] = []
     for _, tasks in sorted(waiting.items()):
-        groups.extend(run.schedule(tasks))
-    return Decision(groups=tuple(groups)) if groups else NOTHING
+        groups.extend(run.schedule_apart(tasks))
+    return Decision(groups=tuple(groups), failures=tuple(run.failures))
 
 
 class Pass:
@@ -56,6 +56,19 @@ class Pass:
         self._now = now
         self._load = Load(view)
         self._nodes: Sequence[Node] = tuple(view.nodes())
+        self.failures: list[Failure] = []
+
+    def schedule_apart(self, tasks: Sequence[Task]) -> Iterable[Group]:
+        """The same as `schedule`; where that fails, these tasks say so and others go on."""
+        made: list[Group] = []
+        try:
+            made.extend(self.schedule(tasks))
+        except Exception as error:  # noqa: BLE001 - trouble of one service stays with it
+            self.failures.append(Failure(tasks[0].service_id, error))
+            why = f"internal error in the scheduler: {error!r}; it is tried again"
+            for task in tasks:
+                made.extend(self._wait(task, why))
+        return made
 
     def schedule(self, tasks: Sequence[Task]) -> Iterable[Group]:
         """Place the tasks of one (service, spec version)."""

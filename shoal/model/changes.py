@@ -44,11 +44,23 @@ class Group(msgspec.Struct, frozen=True):
     needs: tuple[str, ...] = ()
 
 
+class Failure(msgspec.Struct, frozen=True):
+    """One thing (an id) of several that a decider could not decide about, and why."""
+
+    about: str
+    error: Exception
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to write now, and when to look again even if nothing happens."""
+    """What to write now, and when to look again even if nothing happens.
+
+    `failures` are those of a decider that looks at many things under one key: the rest is
+    decided, and it is asked again after a while.
+    """
 
     groups: tuple[Group, ...] = ()
     wake_at: datetime | None = None
+    failures: tuple[Failure, ...] = ()
 
 
 NOTHING = Decision()

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from typing_extensions import override
 
 from agent.journal import Journal
 from agent.line import dialled
 from agent.membership import ClusterAgent
 from agent.report import Reports
-from agent.runtime.fake import FakeHost, Plan
+from agent.runtime.fake import FakeController, FakeHost, Plan
 from agent.worker import Worker
 from shoal.common.certificates import Role
 from shoal.common.identity import CurrentIdentity
 from shoal.common.supervise import stoppable_group
 from shoal.model.assignment import (
     AssignedNetwork,
+    AssignedTask,
     Assignments,
     IngressSet,
     ManagerAddress,
@@ -27,7 +29,7 @@ from shoal.model.assignment import (
 )
 from shoal.model.changes import Update
 from shoal.model.errors import Internal, PermissionDenied
-from shoal.model.ids import NetworkID, NodeID
+from shoal.model.ids import NetworkID, NodeID, TaskID
 from shoal.model.objects import NodeDescription, NodeReport
 from shoal.model.states import TaskState
 from tests.integration.agent.cluster import CLOCK, Lab, until
@@ -56,6 +58,21 @@ class Network:
         self.ingress = ingress
 
 
+class Host(FakeHost):
+    """One that fails unforeseen for some tasks."""
+
+    def __init__(self) -> None:
+        super().__init__(CLOCK)
+        self.poisoned: set[TaskID] = set()
+        self.poisons = False
+
+    @override
+    def make(self, task: AssignedTask) -> FakeController:
+        if self.poisons or task.id in self.poisoned:
+            raise ZeroDivisionError("seven by nothing")
+        return super().make(task)
+
+
 class Payloads:
     def update(self, told: Assignments) -> None: ...
 
@@ -67,7 +84,7 @@ class Rig:
         self.lab = lab
         self.node = NodeID(lab.ids.new())
         self.current = CurrentIdentity(lab.identity(self.node, Role.WORKER))
-        self.host = FakeHost(CLOCK)
+        self.host: FakeHost = Host()
         self.state = state
         self.network = Network()
         self.reports = Reports()
@@ -190,6 +207,26 @@ async def test_a_failing_task_says_why(lab: Lab, rig: Rig) -> None:
         assert status.err == "task: non-zero exit (3)"
         assert status.container is not None
         assert status.container.exit_code == 3
+
+
+async def test_a_task_that_fails_unforeseen_keeps_no_other_waiting(lab: Lab, rig: Rig) -> None:
+    async with lab.manager() as (manager, _), rig.running(manager):
+        first = await lab.add_task(rig.node)
+        await until(lambda: lab.status(first).state is TaskState.RUNNING)
+        host = rig.host
+        assert isinstance(host, Host)
+        host.poisons = True
+        bad = await lab.add_task(rig.node)
+        await until(lambda: lab.status(bad).message != "")
+        host.poisons, host.poisoned = False, {bad}
+        good = await lab.add_task(rig.node)
+        await until(lambda: lab.status(good).state is TaskState.RUNNING)
+        assert lab.status(bad).message == (
+            "will be tried again: internal error: ZeroDivisionError('seven by nothing')"
+        )
+        assert lab.status(first).state is TaskState.RUNNING
+        host.poisoned = set()
+        await until(lambda: lab.status(bad).state is TaskState.RUNNING)
 
 
 async def test_another_manager_is_found_at_once(lab: Lab, rig: Rig) -> None:

@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from typing_extensions import override
 
 from manager.dispatcher.assignments import (
     NOTHING_ASSIGNED,
@@ -40,8 +41,10 @@ from shoal.model.objects import (
     NetworkPool,
     NodeDescription,
     StoredObject,
+    Task,
 )
 from shoal.model.spec.service import PortConfig
+from shoal.model.spec.task import ContainerSpec
 from shoal.model.states import NodeRole, NodeState
 from shoal.model.states import TaskState as S
 from tests.builders import (
@@ -299,3 +302,43 @@ def test_a_manager_that_is_to_be_demoted_is_listed_no_more() -> None:
     goes = replace(goes, spec=replace(goes.spec, role=NodeRole.WORKER.value))
     part = cluster_part(tables(stays, goes))
     assert [each.node_id for each in part.managers.managers] == [N1]
+
+
+class _Poisoned(ContainerSpec, frozen=True):
+    """A container spec that nobody can read: an object as no validation let it in."""
+
+    @override
+    def __getattribute__(self, name: str) -> object:
+        if name == "env":
+            raise ZeroDivisionError("seven by nothing")
+        return super().__getattribute__(name)
+
+
+def _poisoned(task: Task) -> Task:
+    template = replace(task.service_spec.task_template, container_spec=_Poisoned(image="web"))
+    return replace(task, service_spec=replace(task.service_spec, task_template=template))
+
+
+def test_a_task_that_cannot_be_told_keeps_no_other_from_its_node() -> None:
+    bad = _poisoned(make_task("t1", slot=1))
+    view = tables(make_node("n1"), bad, make_task("t2", slot=2))
+    parts = TaskParts()
+    found = made(view, N1, Confidences({}, lambda secret: b""), parts=parts)
+    assert list(found.tasks) == ["t1", "t2"]
+    (missing,) = found.tasks[TaskID("t1")].container.secrets
+    assert found.secrets[missing.secret_id].error == (
+        "internal error: the manager cannot say what the task is to run: "
+        "ZeroDivisionError('seven by nothing')"
+    )
+    assert [failure.about for failure in parts.failures] == ["t1"]
+
+
+def test_a_task_that_cannot_be_told_any_more_stays_as_told_and_stops_when_it_is_to() -> None:
+    good = make_task("t1")
+    parts = TaskParts()
+    confidences = Confidences({}, lambda secret: b"")
+    before = made(tables(make_node("n1"), good), N1, confidences, parts=parts)
+    bad = replace(_poisoned(good), desired_state=S.SHUTDOWN)
+    after = made(tables(make_node("n1"), bad), N1, confidences, parts=parts)
+    told = after.tasks[TaskID("t1")]
+    assert told == replace(before.tasks[TaskID("t1")], desired_state=S.SHUTDOWN)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
+from manager.loops import troubles
 from manager.loops.loop import RETRY_SECONDS, ControlLoop, Row
 from manager.loops.table import TABLE
 from manager.store import keys
@@ -180,3 +181,99 @@ async def test_a_leader_that_is_none_any_more_does_not_ask_without_a_pause() -> 
                 await asyncio.sleep(2)
         assert len(list(made.memory.tasks())) <= 1
         assert len(decided) <= 3 + 2 / RETRY_SECONDS
+
+
+def poisoned(of: str, until: float = float("inf")) -> Decide:
+    """Marks each node; raises on one of them, until a time."""
+
+    def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        seconds = (now - START).total_seconds()
+        asked.append((key, seconds))
+        if key == of and seconds < until:
+            raise ZeroDivisionError("seven by nothing")
+        node = view.node(NodeID(key))
+        if node is None or node.joined_from:
+            return NOTHING
+        return Decision(groups=(Group((Update(replace(node, joined_from="10.0.0.9")),)),))
+
+    asked: list[tuple[str, float]] = []
+    decide.asked = asked  # type: ignore[attr-defined]
+    return decide
+
+
+def row_of_nodes(decide: Decide) -> tuple[Row, ...]:
+    (row,) = one_row(decide)
+    return (replace(row, place=troubles.NODE),)
+
+
+async def test_a_decider_that_raises_on_one_key_keeps_no_other_waiting() -> None:
+    decide = poisoned("n2")
+    async with stored() as made:
+        await made.create(*(make_node(node, joined_from="") for node in ("n1", "n2", "n3")))
+        async with leading(made, row_of_nodes(decide)):
+            await asyncio.sleep(30)
+            await made.create(make_node("n4", joined_from=""))
+            await asyncio.sleep(1)
+        given = {str(node.id): node.joined_from for node in made.memory.nodes()}
+        assert given == {"n1": "10.0.0.9", "n2": "", "n3": given["n1"], "n4": given["n1"]}
+        times = [at for key, at in decide.asked if key == "n2"]  # type: ignore[attr-defined]
+        assert 4 <= len(times) <= 8, "again and again, but less and less often"
+
+
+async def test_users_read_that_a_decider_fails_until_it_does_no_more() -> None:
+    decide = poisoned("n2", until=10)
+    async with stored() as made:
+        await made.create(make_node("n1", joined_from=""), make_node("n2", joined_from=""))
+        async with leading(made, row_of_nodes(decide)):
+            await asyncio.sleep(5)
+            said = {str(node.id): node.message for node in made.memory.nodes()}
+            assert said["n1"] == ""
+            assert said["n2"] == (
+                "internal error in row: ZeroDivisionError('seven by nothing');"
+                " it is tried again"
+            )
+            await asyncio.sleep(60)
+            assert {node.message for node in made.memory.nodes()} == {""}
+
+
+async def test_a_new_leader_takes_away_what_the_one_before_said() -> None:
+    async with stored() as made:
+        await made.create(make_node("n1", message="internal error in row: it is tried again"))
+        async with leading(made, row_of_nodes(poisoned("n2"))):
+            await asyncio.sleep(1)
+        assert [node.message for node in made.memory.nodes()] == [""]
+
+
+async def test_what_cannot_be_written_keeps_no_other_waiting() -> None:
+    def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        node = view.node(NodeID(key))
+        if node is None or node.message:
+            return NOTHING
+        said = "good" if key != "n1" else object()
+        return Decision(groups=(Group((Update(with_message(node, said)),)),))  # type: ignore[arg-type]
+
+    async with stored() as made:
+        await made.create(make_node("n1"), make_node("n2"), make_node("n3"))
+        async with leading(made, one_row(decide)):
+            await asyncio.sleep(5)
+        assert [node.message for node in made.memory.nodes()] == ["", "good", "good"]
+
+
+async def test_an_event_that_no_row_can_read_wakes_every_key() -> None:
+    seen: list[str] = []
+
+    def wakes(event: Event, view: View) -> Iterable[str]:
+        raise KeyError("nothing")
+
+    def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        seen.append(key)
+        return NOTHING
+
+    async with stored() as made:
+        await made.create(make_node("n1"))
+        row = Row("row", wakes, lambda view: [node.id for node in view.nodes()], decide)
+        async with leading(made, (row,)):
+            await asyncio.sleep(1)
+            await made.create(make_node("n2"))
+            await asyncio.sleep(1)
+        assert seen == ["n1", "n1", "n2"]

@@ -322,3 +322,18 @@ def test_nodes_that_are_down_are_told_apart_at_any_size() -> None:
     view.put(make_node("n9999", state=NodeState.DOWN))
     view.put(make_task("p1", make_service(), state=S.PENDING, node=None))
     assert nodes_of(schedule.decide(view, "", at(0), Ids())) == {"p1": "n0000"}
+
+
+def test_a_service_that_cannot_be_placed_keeps_no_other_waiting() -> None:
+    """A stored spec that no validation let in: its tasks say so, the others get their nodes."""
+    good = make_service("s1", make_spec())
+    poison = Placement(constraints=None)  # type: ignore[arg-type]
+    bad = make_service("s0", make_spec(name="bad", placement=poison))
+    node, tasks = make_node(), (*pending(good, 1), *pending(bad, 1, 2))
+    decision = decide(node, good, bad, *tasks)
+    assert nodes_of(decision) == {"p001": "n1", "p002": None}
+    assert updated(decision)["p002"].status.err.startswith("internal error in the scheduler: ")
+    assert [failure.about for failure in decision.failures] == ["s0"]
+    again = decide(node, good, bad, *updated(decision).values())
+    assert again.groups == ()
+    assert [failure.about for failure in again.failures] == ["s0"]
