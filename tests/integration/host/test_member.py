@@ -31,8 +31,8 @@ class AskedHost:
     async def start_etcd(
         self, argv: Sequence[str], env: dict[str, str] | None = None, once: Sequence[str] = ()
     ) -> Reply:
-        assert not env
-        return await self._ask({"start_etcd": list(argv), "once": list(once)})
+        order: dict[str, object] = {"start_etcd": list(argv), "env": env, "once": list(once)}
+        return await self._ask(order)
 
     async def stop_etcd(self, *, purge_state: bool) -> Reply:
         return await self._ask({"stop_etcd": purge_state})
@@ -199,6 +199,7 @@ async def test_a_restarted_manager_finds_its_member_running(
             await one.member.start()
         await one.member.create()
         etcd = one.running.wait_pid("etcd")
+        assert "GOGC=50" in environment(etcd)
         await one.member.start()
         assert one.running.wait_pid("etcd") == etcd
         await one.member.stop(purge_state=False)
@@ -208,6 +209,10 @@ async def test_a_restarted_manager_finds_its_member_running(
         await one.member.start()
         with pytest.raises(FailedPrecondition, match="the last manager"):
             await one.group.remove((await one.kv.status()).member, {"node1"})
+
+
+def environment(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def command_line(pid: int) -> list[str]:

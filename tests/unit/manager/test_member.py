@@ -62,4 +62,5 @@ def test_the_command_line_names_the_node_and_its_cluster() -> None:
     assert "--initial-cluster-token=c1" in argv
     assert "--listen-peer-urls=https://[fd00::1]:2484" in argv
     assert argv[-1] == "--initial-cluster=n1=https://[fd00::1]:2484"
+    assert "--snapshot-count=10000" in argv  # 3.4's own 100,000 entries stay in memory
     assert not any("force" in flag for flag in argv)

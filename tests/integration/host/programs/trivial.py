@@ -41,7 +41,7 @@ async def _do(control: HostControl, order: dict[str, Any]) -> dict[str, Any]:
     try:
         match order:
             case {"start_etcd": argv}:
-                reply = await control.start_etcd(argv, once=order.get("once", ()))
+                reply = await control.start_etcd(argv, order.get("env"), order.get("once", ()))
             case {"stop_etcd": purge}:
                 reply = await control.stop_etcd(purge_state=purge)
             case {"start_manager": _}:
