@@ -4,7 +4,6 @@ import asyncio
 import os
 import platform
 from datetime import datetime
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agent.engine.engine import Engine
 from agent.images.image import Image
 from agent.images.store import ImageStore
 from agent.volumes import size_of
+from shoal import __version__
 from shoal.common.clock import Clock
 from shoal.common.engine_http import versions
 from shoal.common.engine_http.call import Call
@@ -25,7 +25,6 @@ from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, Unimplemented
 
-_SHOAL = installed("shoal")
 _KINDS = frozenset({"container", "image", "volume", "build-cache"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
@@ -82,7 +81,7 @@ class System:
             "Version": versions.ENGINE,
             "ApiVersion": versions.text_of(versions.MAXIMUM),
             "MinAPIVersion": versions.text_of(versions.MINIMUM),
-            "GitCommit": f"shoal-{_SHOAL}",
+            "GitCommit": f"shoal-{__version__}",
             "GoVersion": f"python{platform.python_version()}",
             "Os": "linux",
             "Arch": arch,
@@ -94,7 +93,9 @@ class System:
         parts = [{"Name": "Engine", "Version": versions.ENGINE, "Details": details}]
         for name, found in (("runc", self._host.runc), ("conmon", self._host.conmon)):
             parts.append({"Name": name, "Version": found, "Details": {"GitCommit": ""}})
-        return call.json({"Platform": {"Name": f"Shoal {_SHOAL}"}, "Components": parts, **top})
+        return call.json(
+            {"Platform": {"Name": f"Shoal {__version__}"}, "Components": parts, **top}
+        )
 
     async def info(self, call: Call) -> web.StreamResponse:
         cluster = await self._cluster.info()

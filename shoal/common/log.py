@@ -8,8 +8,16 @@ import logging
 import sys
 from typing import TextIO
 
-import structlog
-from structlog.typing import Processor
+# structlog's console loads rich where it finds it, which the development tools bring: 3 MB for
+# tracebacks that are drawn plain here.
+_HIDDEN = "rich" not in sys.modules
+if _HIDDEN:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402 - see above
+from structlog.typing import Processor  # noqa: E402
+
+if _HIDDEN:
+    del sys.modules["rich"]
 
 _TRACES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 """Locals stay out of the log: keys, tokens and secrets are among them."""

@@ -17,13 +17,19 @@ from shoal.host.channel import Channel, KeptDescriptors
 from shoal.host.child import Child
 from shoal.host.roles import Etcd
 from shoal.host.spawn import execute, fork_program
+from shoal.host.warm import SHARED
 
 
 class Programs(msgspec.Struct, frozen=True):
-    """Module names of the two programs; each has `main(config, control_fd) -> int | None`."""
+    """Module names of the two programs; each has `main(config, control_fd) -> int | None`.
+
+    Attributes:
+        shared: modules that are imported before the fork.
+    """
 
     agent: str = "agent.__main__"
     manager: str = "manager.__main__"
+    shared: tuple[str, ...] = SHARED
 
 
 class Processes:

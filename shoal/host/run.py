@@ -1,12 +1,9 @@
 """From a configuration to a running host: directories, locks, the warm image, the loop.
 
 The composition root of the host process. Programs are imported by name, so that the supervisor
-depends on neither; all their imports happen here once, before the first fork.
+depends on neither.
 """
 
-import gc
-import importlib
-import os
 import resource
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from shoal.common.key_files import lock
 from shoal.host.lock import lock_directory
 from shoal.host.processes import Programs
 from shoal.host.supervisor import Supervisor
+from shoal.host.warm import warm
 from shoal.model.errors import FailedPrecondition
 
 
@@ -24,29 +22,9 @@ def run_host(config: HostConfig, programs: Programs) -> None:
     state, run = _directory(config.state, 0o711), _directory(config.run, 0o755)
     locks = tuple(lock_directory(each) for each in dict.fromkeys((state, run)))
     _raise_descriptor_limit()
-    warm(programs)
+    warm(programs.shared, (programs.agent, programs.manager))
     Supervisor(config, programs, SystemClock(), locks).run()
     lock(config)
-
-
-def warm(programs: Programs) -> None:
-    """Import both programs with all they need, and make the image fit to be forked from."""
-    for module in (programs.agent, programs.manager):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise FailedPrecondition(
-                f"module {module} cannot be imported, the installation is incomplete: {error}"
-            ) from error
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        raise FailedPrecondition(
-            f"importing {programs.agent} and {programs.manager} started {threads - 1} threads: "
-            f"a host process with threads cannot fork"
-        )
-    # What exists now never dies: no collection may touch, and so copy, its pages.
-    gc.collect()
-    gc.freeze()
 
 
 def _directory(path: str, mode: int) -> Path:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from shoal.host.run import run_host
 from shoal.model.errors import ClusterError
 set_up("host", as_json=True)
 try:
-    run_host(decode_config(sys.argv[1]), Programs(agent=sys.argv[2], manager=sys.argv[3]))
+    programs = Programs(agent=sys.argv[2], manager=sys.argv[3], shared=tuple(sys.argv[4:]))
+    run_host(decode_config(sys.argv[1]), programs)
 except ClusterError as error:
     sys.exit(f"shoal: {error}")
 """
@@ -35,11 +36,16 @@ class RunningHost:
     """One host process and its directories."""
 
     def __init__(
-        self, config: HostConfig, agent: str = TRIVIAL, manager: str = TRIVIAL
+        self,
+        config: HostConfig,
+        agent: str = TRIVIAL,
+        manager: str = TRIVIAL,
+        shared: Sequence[str] = (TRIVIAL,),
     ) -> None:
         self.config = config
         self.log = Path(config.run).with_name("host.log")
         command = [sys.executable, "-c", _START, encode_config(config), agent, manager]
+        command += shared
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=_ROOT, stderr=log)
 

@@ -12,6 +12,7 @@ import pytest
 from tests.integration.host.running import RunningHost, gone, host
 
 pytestmark = pytest.mark.root
+PROGRAMS = "tests.integration.host.programs"
 
 
 def etcd_command(port: int) -> list[str]:
@@ -158,6 +159,15 @@ def test_a_missing_program_is_named(tmp_path: Path) -> None:
         broken = RunningHost(running.config, manager="manager.absent")
         assert broken.process.wait(10) == 1
         assert "module manager.absent cannot be imported" in running.log.read_text()
+
+
+def test_an_image_with_threads_is_refused(tmp_path: Path) -> None:
+    with host(tmp_path) as running:
+        running.wait_pid("agent")
+        running.end()
+        broken = RunningHost(running.config, shared=[f"{PROGRAMS}.threaded"])
+        assert broken.process.wait(10) == 1
+        assert f"importing {PROGRAMS}.threaded started 1 threads" in running.log.read_text()
 
 
 def roles(running: RunningHost) -> object:

@@ -1,0 +1,58 @@
+"""The image that agent and manager are forked from."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from shoal.host.processes import Programs
+
+_IMPORT = """
+import importlib, json, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(json.dumps(list(sys.modules)))
+"""
+_GIVE_BACK = """
+import sys
+from pathlib import Path
+from shoal.host.memory import give_back_libraries
+from shoal.host.warm import SHARED, warm
+def held():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    sizes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
+    return sizes["Rss:"] - sizes["Anonymous:"], sizes["Anonymous:"]
+import grpc.aio, cryptography.x509, ssl
+files, own = held()
+give_back_libraries()
+fewer, same = held()
+assert fewer < files / 2, (files, fewer)
+assert same >= own, (own, same)
+warm(SHARED, ())
+import asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+ec.generate_private_key(ec.SECP256R1())
+ssl.create_default_context()
+async def serve():
+    server = grpc.aio.server()
+    await server.start()
+    await server.stop(None)
+asyncio.run(serve())
+"""
+
+
+def imported_by(modules: Sequence[str]) -> set[str]:
+    command = [sys.executable, "-c", _IMPORT, *modules]
+    return set(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def test_it_holds_what_both_programs_import_and_nothing_that_neither_does() -> None:
+    programs = Programs()
+    agent, manager = imported_by([programs.agent]), imported_by([programs.manager])
+    image = imported_by(programs.shared)
+    assert sorted(agent & manager - image) == []
+    assert sorted(image - (agent | manager)) == []
+
+
+def test_libraries_run_on_after_their_pages_were_given_back() -> None:
+    subprocess.run([sys.executable, "-c", _GIVE_BACK], check=True)
