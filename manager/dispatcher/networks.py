@@ -1,7 +1,8 @@
 """What the hosts of a network are told of it: itself, its endpoints, its services. Pure.
 
 Made once a change and shared by all nodes that have a task there. What did not change is the
-same object as before, so that comparing what a node was told last is cheap.
+same object as before, so that comparing what a node was told last is cheap. A change of tasks
+costs what it changes, any other one the whole network.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from shoal.model.assignment import (
 )
 from shoal.model.changes import Event, Failure
 from shoal.model.defaults import endpoint_of
-from shoal.model.ids import NetworkID, NodeID, ServiceID
+from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from shoal.model.objects import (
     Endpoint,
     Network,
@@ -60,7 +61,9 @@ class NetworkParts:
     def __init__(self) -> None:
         self._parts: dict[NetworkID, NetworkPart | None] = {}
         self._origins: dict[NetworkID, dict[str, _Origin]] = {}
-        self._stale: set[NetworkID] = set()
+        self._stale: dict[NetworkID, dict[TaskID, None] | None] = {}
+        """What changed: these tasks; None for more than tasks."""
+        self._failed: set[NetworkID] = set()
         self.failures: list[Failure] = []
 
     def note(self, event: Event) -> frozenset[NetworkID]:
@@ -73,29 +76,74 @@ class NetworkParts:
             touched = {network for network in found if network in self._parts}
         if isinstance(thing, Service):
             touched.update(self._that_know(thing.id))
-        self._stale |= touched
+        for network in touched:
+            self._spoil(network, thing.id if isinstance(thing, Task) else None)
         if isinstance(thing, Network) and event.after is None:
             self._parts.pop(thing.id, None)
             self._origins.pop(thing.id, None)
-            self._stale.discard(thing.id)
+            self._stale.pop(thing.id, None)
         return frozenset(touched)
 
+    def _spoil(self, network: NetworkID, task: TaskID | None) -> None:
+        known = self._stale.setdefault(network, {})
+        if task is None or known is None:
+            self._stale[network] = None
+        else:
+            known[task] = None
+
     def _that_know(self, service: ServiceID) -> Iterable[NetworkID]:
-        """Networks on which a service is told of, though it may have left them."""
+        """Networks on which a service is told of or has tasks, though it may not be on them."""
         for network, part in self._parts.items():
-            if part is not None and f"{network}/{service}" in part.services:
+            told = part is not None and f"{network}/{service}" in part.services
+            origins = self._origins.get(network, {})
+            if told or any(one.task.service_id == service for one in origins.values()):
                 yield network
 
     def of(self, view: View, network: NetworkID) -> NetworkPart | None:
         """The part of one network as of now; None for one that is not there."""
         if network in self._stale or network not in self._parts:
-            self._stale.discard(network)
+            changed = self._stale.pop(network, None)
             try:
-                self._parts[network] = self._make(view, network)
+                self._parts[network] = self._renewed(view, network, changed)
+                self._failed.discard(network)
             except Exception as error:  # noqa: BLE001 - trouble of one network stays with it
                 self._parts.setdefault(network, None)
+                self._failed.add(network)
                 self.failures.append(Failure(network, error))
         return self._parts[network]
+
+    def _renewed(
+        self, view: View, network: NetworkID, tasks: Iterable[TaskID] | None
+    ) -> NetworkPart | None:
+        """Changed by some tasks where that is enough; after a failure, made anew."""
+        before = self._parts.get(network)
+        if before is not None and tasks and network not in self._failed:
+            changed = self._change(view, before, tasks)
+            if changed is not None:
+                return changed
+        return self._make(view, network)
+
+    def _change(
+        self, view: View, before: NetworkPart, tasks: Iterable[TaskID]
+    ) -> NetworkPart | None:
+        """The part with some tasks as they are now; None where services may change too."""
+        identity = before.network.id
+        origins, endpoints = self._origins[identity], dict(before.endpoints)
+        found: dict[TaskID, _Origin | None] = {}
+        for key in tasks:
+            task, known = view.task(key), origins.get(key)
+            for each in (task, known.task if known is not None else None):
+                if each is not None and _is_leaving(view, each.service_id, identity):
+                    return None
+            there = task is not None and identity in _networks_of_task(task)
+            found[key] = _origin(view, task, identity, known) if task and there else None
+        for key, origin in found.items():
+            if origin is not None:
+                origins[key] = origin
+                endpoints[origin.endpoint.key] = origin.endpoint
+            elif (gone := origins.pop(key, None)) is not None:
+                del endpoints[gone.endpoint.key]
+        return msgspec.structs.replace(before, endpoints=endpoints)
 
     def _make(self, view: View, identity: NetworkID) -> NetworkPart | None:
         network = view.network(identity)
@@ -124,6 +172,14 @@ class NetworkParts:
 
 def _same(before: NetworkService | None, after: NetworkService) -> NetworkService:
     return before if before is not None and before == after else after
+
+
+def _is_leaving(view: View, identity: ServiceID, network: NetworkID) -> bool:
+    """Whether a service is told of on a network for the sake of its tasks only."""
+    service = view.service(identity)
+    if service is None:
+        return False
+    return all(one.target != network for one in service.spec.task_template.networks)
 
 
 def _touched(event: Event) -> Iterable[NetworkID] | None:

@@ -241,8 +241,7 @@ class Dispatcher(DispatcherServicer):
                     self._sessions.heard(session)
                     match message.WhichOneof("said"):
                         case "heartbeat":
-                            session.acknowledged.append(0)
-                            session.wake()
+                            session.acknowledge(0)
                         case "status":
                             update = self._store(session, message.status)
                             group.create_task(update, name="status")
@@ -272,8 +271,7 @@ class Dispatcher(DispatcherServicer):
                 for report in update.reports
             ]
         )
-        session.acknowledged.append(update.sequence)
-        session.wake()
+        session.acknowledge(update.sequence)
 
     async def _watch_silence(self, session: AgentSession) -> None:
         left = SILENCE_SECONDS
@@ -292,9 +290,12 @@ class Dispatcher(DispatcherServicer):
             self._draining.wake()
 
     def _news(self, session: AgentSession) -> list[dispatcher_pb2.ManagerMessage]:
-        """Acknowledgements, and the assignments if they have changed. Never awaits."""
+        """Acknowledgements, and the assignments if they may have changed. Never awaits."""
         news = [_acknowledgement(sequence) for sequence in session.acknowledged]
         session.acknowledged.clear()
+        if not session.stale:
+            return news
+        session.stale = False
         if self._part is None:
             self._part = cluster_part(self._memory)
             _tell_of(self._part.failures)

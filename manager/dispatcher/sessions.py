@@ -48,7 +48,10 @@ class Leftover(msgspec.Struct, frozen=True):
 
 
 class AgentSession:
-    """One agent's session: what it was told last and has applied, when it was heard last."""
+    """One agent's session: what it was told last and has applied, when it was heard last.
+
+    `stale`: it may not be what it is to be told now.
+    """
 
     def __init__(
         self, node: NodeID, identity: str, revision: int, heard: float, leftover: Leftover
@@ -63,11 +66,18 @@ class AgentSession:
         self.progress = Progress()
         self.tasks = TaskParts()
         self.acknowledged: list[int] = []
+        self.stale = True
         self.woken = asyncio.Event()
         self.ended = asyncio.Event()
 
     def wake(self) -> None:
         """Something that this node is told may have changed."""
+        self.stale = True
+        self.woken.set()
+
+    def acknowledge(self, sequence: int) -> None:
+        """A status update is stored (0: a heartbeat came); that is no news of other kinds."""
+        self.acknowledged.append(sequence)
         self.woken.set()
 
     def end(self) -> None:

@@ -72,6 +72,7 @@ class Manager:
 
     def __init__(self, etcd: SimulatedEtcd, name: str) -> None:
         self.node = NodeID(name)
+        self.looks = 0
         self.kv = etcd.client()
         self.memory = Memory()
         self.feed = Feed(self.kv, self.memory, random.Random(1))
@@ -92,12 +93,17 @@ class Manager:
             self.memory,
             self.sessions,
             self.statuses,
-            nothing_sealed,
+            self._confidences,
             self.draining,
             parts,
             attachments,
         )
         self.group: StoppableGroup | None = None
+
+    def _confidences(self) -> Confidences:
+        """Asked each time that what a node is to be told is put together."""
+        self.looks += 1
+        return nothing_sealed()
 
     async def run(self) -> None:
         async with stoppable_group() as self.group:

@@ -230,3 +230,15 @@ async def test_by_chance_nobody_is_drained_too_early_and_all_are_in_the_end(seed
         )
         assert not early
         assert await made.written() <= 3 * 8 * 3  # a manager and task, and once more a move
+
+
+async def test_heartbeats_and_acknowledgements_put_nothing_together_anew() -> None:
+    async with world(8, 3) as made:
+        await spread(made)
+        await until(lambda: made.agents["n2"].serves(TaskID("t1")))
+        await asyncio.sleep(2)
+        before = [manager.looks for manager in made.managers.values()]
+        await asyncio.sleep(30)
+        assert [manager.looks for manager in made.managers.values()] == before
+        await made.desire(TaskID("t1"), TaskState.SHUTDOWN)
+        await until(lambda: not made.agents["n2"].serves(TaskID("t1")))
