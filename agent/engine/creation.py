@@ -82,6 +82,7 @@ class Creator:
         config = replace(config, labels={**config.labels, **(labels or {})})
         host = self._host_config(request.host_config)
         check(config, host, init=bool(self._ground.init), cpus=os.cpu_count() or 1)
+        command, tmpfs = merge.arguments(config), mounting.tmpfs(host)
         identity = new_hex_id()
         kind: Kind = "mesh" if attachments else kind_of(host, config)
         asked = asked_networks(kind, host, config, request.networking_config)
@@ -101,9 +102,9 @@ class Creator:
                     config=_identified(config, identity, host),
                     host_config=host,
                     networking=request.networking_config,
-                    command=merge.arguments(config),
+                    command=command,
                     mounts=mounts,
-                    tmpfs=mounting.tmpfs(host),
+                    tmpfs=tmpfs,
                     files=tuple(files),
                     populate=populate,
                     network=kind,
