@@ -21,8 +21,8 @@ from shoal.model.objects import NodeReport
 
 _log = structlog.get_logger(__name__)
 
-SILENCE_SECONDS = 2.0
-"""A manager answers each heartbeat; silence for longer than this is the session's end."""
+SILENT_HEARTBEATS = 2
+"""A manager answers each heartbeat; silence for longer than two is the session's end."""
 
 
 class Line(Protocol):
@@ -81,6 +81,7 @@ class Session:
         self._acted = 0
         self._applied = 0
         self._resync = False
+        self._heartbeat = 1.0
         self._woken = asyncio.Event()
         self._unheard: list[dispatcher_pb2.AssignmentsMessage] = []
         self._end: Exception | None = None
@@ -109,18 +110,18 @@ class Session:
     async def _run(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                heartbeat = await self._register()
+                await self._register()
             self._reports.begin_session()
             self._reports.wake = self.wake
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell(heartbeat), name="tell")
+                group.create_task(self._tell(), name="tell")
                 group.create_task(self._read(), name="read")
                 await self._hear()
         finally:
             self._reports.wake = None
 
-    async def _register(self) -> float:
-        """Say who we are; the seconds between heartbeats."""
+    async def _register(self) -> None:
+        """Say who we are, and be welcomed."""
         self._described = self._describe()
         register = dispatcher_pb2.Register()
         to_message(self._described, register.report)
@@ -129,8 +130,8 @@ class Session:
         answer = await self._line.read()
         if answer.WhichOneof("said") != "welcome":
             raise Unavailable("the manager did not welcome this node")
+        self._heartbeat = answer.welcome.heartbeat_ns / 1e9
         self._opened(answer.welcome.session_id)
-        return float(answer.welcome.heartbeat_ns / 1e9)
 
     # -- what we are told
     # ----------------------------------------------------------------
@@ -139,7 +140,7 @@ class Session:
         """Read ahead: what comes while we act on a word is acted on at once, after that."""
         while True:
             try:
-                async with asyncio.timeout(SILENCE_SECONDS):
+                async with asyncio.timeout(SILENT_HEARTBEATS * self._heartbeat):
                     message = await self._line.read()
             except (ClusterError, TimeoutError) as error:
                 self._end = error
@@ -149,6 +150,9 @@ class Session:
                 case "assignments":
                     self._unheard.append(message.assignments)
                     self._arrived.set()
+                case "welcome":  # said again where the cluster's heartbeat has changed
+                    self._heartbeat = message.welcome.heartbeat_ns / 1e9
+                    self.wake()
                 case "status_ack":
                     self._reports.acknowledge(message.status_ack.sequence)
                 case _:
@@ -192,16 +196,18 @@ class Session:
     # -- what we say: one writer
     # --------------------------------------------------------
 
-    async def _tell(self, heartbeat: float) -> None:
+    async def _tell(self) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        last = float("-inf")
         while True:
             for message in self._news():
                 await self._line.write(message)
+            due = last + self._heartbeat
             if loop.time() >= due:
                 beat = dispatcher_pb2.AgentMessage(heartbeat=dispatcher_pb2.Heartbeat())
                 await self._line.write(beat)
-                due = loop.time() + heartbeat
+                last = loop.time()
+                due = last + self._heartbeat
             try:
                 async with asyncio.timeout_at(due):
                     await self._woken.wait()

@@ -6,6 +6,7 @@ newer one, and stores what the agent says. The certificate says which node speak
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import grpc.aio
@@ -36,6 +37,7 @@ from shoal.common.rpc import EVERY_ROLE
 from shoal.common.tls import Call, peer_of_call
 from shoal.model.assignment import Stamp
 from shoal.model.changes import Event, Failure
+from shoal.model.defaults import heartbeat_of
 from shoal.model.errors import ClusterError, InvalidArgument, Unavailable
 from shoal.model.ids import NetworkID, NodeID, TaskID
 from shoal.model.objects import (
@@ -55,8 +57,6 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/shoal.Dispatcher/AttachNetwork": EVERY_ROLE,
     "/shoal.Dispatcher/DetachNetwork": EVERY_ROLE,
 }
-HEARTBEAT_SECONDS = 1.0
-SILENCE_SECONDS = 2.0
 REGISTER_SECONDS = 10.0
 
 Requests = AsyncIterator[dispatcher_pb2.AgentMessage]
@@ -162,6 +162,7 @@ class Dispatcher(DispatcherServicer):
         """Serve one agent until either side ends the stream or the session is superseded."""
         session = await self._register(node, requests)
         try:
+            session.pace(self._heartbeat())
             await write(_welcome(session))
             await self._serve(session, requests, write)
         except* ClusterError as group:
@@ -274,11 +275,12 @@ class Dispatcher(DispatcherServicer):
         session.acknowledge(update.sequence)
 
     async def _watch_silence(self, session: AgentSession) -> None:
-        left = SILENCE_SECONDS
-        while left > 0:
-            await asyncio.sleep(left)
-            left = self._sessions.silent(session, SILENCE_SECONDS)
-        _log.warning("agent is silent", node=session.node, seconds=SILENCE_SECONDS)
+        while (left := self._sessions.silent(session)) > 0:
+            session.paced.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await session.paced.wait()
+        _log.warning("agent is silent", node=session.node, seconds=session.patience)
         session.end()
 
     async def _tell(self, session: AgentSession, write: Write) -> None:
@@ -293,6 +295,8 @@ class Dispatcher(DispatcherServicer):
         """Acknowledgements, and the assignments if they may have changed. Never awaits."""
         news = [_acknowledgement(sequence) for sequence in session.acknowledged]
         session.acknowledged.clear()
+        if session.pace(self._heartbeat()):
+            news.append(_welcome(session))
         if not session.stale:
             return news
         session.stale = False
@@ -334,6 +338,10 @@ class Dispatcher(DispatcherServicer):
             news.append(message)
         return news
 
+    def _heartbeat(self) -> float:
+        """Seconds between an agent's heartbeats, as the cluster is set."""
+        return heartbeat_of(self._memory.cluster()).total_seconds()
+
     def _stamp(self) -> Stamp:
         cluster = self._memory.cluster()
         return Stamp(
@@ -365,9 +373,10 @@ def _only_applied(event: Event) -> bool:
 
 
 def _welcome(session: AgentSession) -> dispatcher_pb2.ManagerMessage:
+    """The first word of a session, said again where the heartbeat has changed."""
     return dispatcher_pb2.ManagerMessage(
         welcome=dispatcher_pb2.Welcome(
-            session_id=session.id, heartbeat_ns=int(HEARTBEAT_SECONDS * 1e9)
+            session_id=session.id, heartbeat_ns=round(session.heartbeat * 1e9)
         )
     )
 

@@ -67,8 +67,22 @@ class AgentSession:
         self.tasks = TaskParts()
         self.acknowledged: list[int] = []
         self.stale = True
+        self.heartbeat = 0.0
+        self.paced = asyncio.Event()
         self.woken = asyncio.Event()
         self.ended = asyncio.Event()
+
+    @property
+    def patience(self) -> float:
+        """How long the agent may be silent, in seconds."""
+        return 2 * self.heartbeat
+
+    def pace(self, heartbeat: float) -> bool:
+        """Expect the agent that often, in seconds; whether it has to be told."""
+        changed, self.heartbeat = heartbeat != self.heartbeat, heartbeat
+        if changed:
+            self.paced.set()
+        return changed
 
     def wake(self) -> None:
         """Something that this node is told may have changed."""
@@ -239,9 +253,9 @@ class Sessions:
         """The agent spoke."""
         session.heard = self._time()
 
-    def silent(self, session: AgentSession, limit: float) -> float:
-        """Seconds until the session counts as silent for longer than `limit`; <= 0: it does."""
-        return session.heard + limit - self._time()
+    def silent(self, session: AgentSession) -> float:
+        """Seconds until the session counts as silent; <= 0: it does."""
+        return session.heard + session.patience - self._time()
 
     def end_all(self) -> None:
         """End every session: this manager can no longer speak for the store."""

@@ -12,14 +12,17 @@ import msgspec
 
 from manager.view import View
 from shoal.model.changes import NOTHING, Decision, Group, Update
+from shoal.model.defaults import DEFAULT_HEARTBEAT, heartbeat_of
 from shoal.model.ids import IdSource, NodeID
 from shoal.model.objects import Node
 from shoal.model.states import NodeState
 
-GRACE = timedelta(seconds=3.5)
-"""Above what a restart of the daemons takes (a second or two on a busy machine). What is lost
-without a word is noticed after 2 s of silence, or with its manager's lease after 3 s: in all
-5.5 to 7 s, of the 8 that a lost host's tasks may take until they run elsewhere."""
+PATIENCE = timedelta(seconds=1.5)
+"""Beyond the two heartbeats after which an agent leaves a silent manager for another: together,
+3.5 s with the default of 1 s, it is above what a restart of the daemons takes (a second or two
+on a busy machine). What is lost without a word is noticed after two heartbeats of silence, or
+with its manager's lease after 3 s: in all 5.5 to 7 s, of the 8 that a lost host's tasks may
+take until they run elsewhere."""
 FORCED_GRACE = timedelta(seconds=20)
 """From when the cluster was forced anew: agents that had no manager for long ask seldom, and
 some of those they ask are gone."""
@@ -30,9 +33,9 @@ GROWS_ABOVE = 500
 """Up to this many nodes the grace is as above, beyond it grows in proportion."""
 
 
-def grace(nodes: int) -> timedelta:
+def grace(nodes: int, heartbeat: timedelta = DEFAULT_HEARTBEAT) -> timedelta:
     """How long a node may be without a session."""
-    return GRACE * max(1.0, nodes / GROWS_ABOVE)
+    return (2 * heartbeat + PATIENCE) * max(1.0, nodes / GROWS_ABOVE)
 
 
 def heard_last(node: Node) -> datetime:
@@ -75,10 +78,10 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
 
 
 def _due(view: View, lost: datetime, heard: datetime) -> datetime:
-    """When a node is given up that lost its session and was heard last at those times."""
-    allowed = grace(len(tuple(view.nodes())))
-    due = min(heard + allowed, lost + max(RESTART, allowed))
+    """When a node is given up that lost its session then, its host being heard last then."""
     cluster = view.cluster()
+    allowed = grace(len(tuple(view.nodes())), heartbeat_of(cluster))
+    due = min(heard + allowed, lost + max(RESTART, allowed))
     if cluster is None or cluster.forced_at is None:
         return due
     return max(due, cluster.forced_at + FORCED_GRACE)

@@ -23,6 +23,7 @@ DEFAULT_RESTART_DELAY = timedelta(seconds=5)
 DEFAULT_MONITOR = timedelta(seconds=5)
 DEFAULT_STOP_GRACE = timedelta(seconds=10)
 DEFAULT_HISTORY = 5
+DEFAULT_HEARTBEAT = timedelta(seconds=1)
 DEFAULT_UPDATE_DEADLINE = timedelta(minutes=5)
 UPDATE_DEADLINE_LABEL = "shoal.update.deadline"
 
@@ -207,3 +208,9 @@ def history_limit(cluster: Cluster | None) -> int:
     if cluster is None or cluster.spec.orchestration.task_history_retention_limit is None:
         return DEFAULT_HISTORY
     return cluster.spec.orchestration.task_history_retention_limit
+
+
+def heartbeat_of(cluster: Cluster | None) -> timedelta:
+    """How often an agent shall be heard. Two of them missed are the end of its session."""
+    period = cluster.spec.dispatcher.heartbeat_period if cluster is not None else 0
+    return timedelta(microseconds=period / 1000) if period else DEFAULT_HEARTBEAT

@@ -25,9 +25,9 @@ class RaftConfig(Wire, frozen=True, kw_only=True):
 
 
 class DispatcherConfig(Wire, frozen=True, kw_only=True):
-    """Heartbeat of agents in ns. Kept because clients send it; sessions have their own pace."""
+    """How often agents are heard, in ns; 0 is the default. Swarm's default is 5 s."""
 
-    heartbeat_period: int = always(5_000_000_000)
+    heartbeat_period: int = always(1_000_000_000)
 
 
 class ExternalCA(Wire, frozen=True, kw_only=True):

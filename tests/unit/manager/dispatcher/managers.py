@@ -141,6 +141,7 @@ class Agent:
         self.told = NOTHING
         self.kernel = NOTHING
         self.manager: Manager | None = None
+        self.heartbeat = 0.0
         self.drained_at: dict[TaskID, float] = {}
         self.on_drained: Callable[[Agent, TaskID], None] = lambda agent, task: None
         self._open = asyncio.Event()
@@ -218,6 +219,7 @@ class Conversation:
             return  # what a host hears of a session that it has given up
         match message.WhichOneof("said"):
             case "welcome":
+                self._agent.heartbeat = message.welcome.heartbeat_ns / 1e9
                 self._agent.welcomed(self._manager)
             case "assignments":
                 told = message.assignments
@@ -238,7 +240,7 @@ class Conversation:
     async def _beat(self) -> None:
         while True:
             self._say(heartbeat=dispatcher_pb2.Heartbeat())
-            await asyncio.sleep(1)
+            await asyncio.sleep(self._agent.heartbeat or 1)
 
 
 class World:

@@ -19,7 +19,7 @@ from shoal.model.objects import (
     StoredObject,
     Task,
 )
-from shoal.model.spec.cluster import ClusterSpec, OrchestrationConfig
+from shoal.model.spec.cluster import ClusterSpec, DispatcherConfig, OrchestrationConfig
 from shoal.model.spec.service import Global, ReplicatedJob, ServiceMode, ServiceSpec
 from shoal.model.spec.task import Placement, RestartPolicy
 from shoal.model.states import NodeState
@@ -361,6 +361,13 @@ def test_a_node_whose_host_lives_without_its_daemons_is_waited_for_but_not_for_e
     session = NodeSession(manager=NodeID("m1"), session="s9")
     back = updated(health(replace(spared, session=session), 105), type(lost))["n1"]
     assert (back.lost_since, back.refused_at) == (None, None)
+
+
+def test_the_grace_grows_with_the_heartbeat() -> None:
+    assert node_health.grace(1, timedelta(seconds=5)) == timedelta(seconds=11.5)
+    spec = ClusterSpec(dispatcher=DispatcherConfig(heartbeat_period=5_000_000_000))
+    view = tables(make_node("n1", session=False), make_cluster(spec=spec))
+    assert node_health.decide(view, "n1", at(100), Ids()).wake_at == at(111.5)
 
 
 def test_the_grace_grows_with_the_cluster() -> None:
