@@ -20,9 +20,14 @@ from shoal.model.spec.task import Platform, Resources
 
 _BILLION = 1_000_000_000
 _PLUGINS = (
+    ("Log", "json-file"),
+    ("Log", "local"),
     ("Network", "bridge"),
     ("Network", "host"),
+    ("Network", "ipvlan"),
+    ("Network", "macvlan"),
     ("Network", "null"),
+    ("Network", "overlay"),
     ("Volume", "local"),
 )
 

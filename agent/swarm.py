@@ -44,6 +44,8 @@ from shoal.model.errors import (
 from shoal.model.ids import NodeID, TaskID
 from shoal.model.names import Wire
 from shoal.model.spec.cluster import InitRequest
+from shoal.model.validate.cluster import check_init
+from shoal.model.validate.node import check_availability
 
 _log = structlog.get_logger(__name__)
 
@@ -229,6 +231,7 @@ class HostCluster:
             if request.force_new_cluster and self._current is not None:
                 return 200, await self._force_new(request, self._current.get())
             self._must_be_free()
+            check_init(request)
             wanted = Wanted(
                 listen=request.listen_addr,
                 advertise=request.advertise_addr,
@@ -262,6 +265,7 @@ class HostCluster:
                 raise InvalidArgument(
                     "at least 1 RemoteAddr is required to join", field="RemoteAddrs"
                 )
+            check_availability(request.availability or "active")
             check_free(self._plain, (AGENT_PORT,))
             wanted = Wanted(
                 listen=request.listen_addr,

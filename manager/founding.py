@@ -24,17 +24,18 @@ from shoal.common.certificates import Role, new_csr_pem, new_key_pem
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
 from shoal.common.entropy import random_bytes
+from shoal.common.etcd_holes import holes_of, text_of, version_in
 from shoal.common.identity import Identity, IdentityStore, identity_of
 from shoal.common.unlock_key import KEY_BYTES, unlock_key_text
 from shoal.model.changes import Create, Group
 from shoal.model.defaults import merged_cluster
-from shoal.model.errors import FailedPrecondition, InvalidArgument
+from shoal.model.errors import FailedPrecondition
 from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
 from shoal.model.objects import Cluster, ManagerInfo, Network, Node
 from shoal.model.spec.cluster import EncryptionConfig, InitRequest
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
-from shoal.model.validate.cluster import check_pools
+from shoal.model.validate.cluster import check_init
 
 _log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Founder:
 
     async def found(self, request: InitRequest, kv: KV, store: IdentityStore) -> Identity:
         """Make the cluster; returns the identity of its first node, saved."""
-        _check(request)
+        check_init(request)
         now = self._clock.now()
         cluster_id, node_id = ClusterID(self._ids.new()), NodeID(self._ids.new())
         root, etcd_root = ClusterAuthority.create(now), EtcdAuthority.create(now)
@@ -72,6 +73,7 @@ class Founder:
         await self._host.stop_etcd(purge_state=True)
         member = Member(self._config, node_id, cluster_id, files.tls, self._host, kv)
         status = await member.create()
+        _tell_holes(status.version)
         cluster = self._cluster(request, cluster_id, root, etcd_root, Sealer(data_key))
         node = self._node(request, node_id, f"{status.member:x}")
         ingress = ingress_network(NetworkID(self._ids.new()), cluster, now)
@@ -144,16 +146,12 @@ async def _write(kv: KV, ids: IdSource, objects: Sequence[Cluster | Node | Netwo
         raise FailedPrecondition("the store of this host holds a cluster already")
 
 
-def _check(request: InitRequest) -> None:
-    if request.availability not in ("", "active", "pause", "drain"):
-        raise InvalidArgument(
-            f'invalid Availability: "{request.availability}" (active, pause or drain)',
-            field="Availability",
+def _tell_holes(version: str) -> None:
+    """Say once what is known to be wrong with this etcd; `shoal doctor` says it again."""
+    for hole in holes_of(version_in(version)):
+        _log.warning(
+            "a known fault of this etcd",
+            version=version,
+            fault=hole.what,
+            mended_in=text_of(hole.mended),
         )
-    if request.data_path_port and not 1024 <= request.data_path_port <= 49151:
-        raise InvalidArgument(
-            f"invalid DataPathPort {request.data_path_port}: 1024 to 49151",
-            field="DataPathPort",
-        )
-    size = request.subnet_size or Cluster(id=ClusterID("")).subnet_size
-    check_pools(request.default_addr_pool, size, Cluster(id=ClusterID("")).node_pool)

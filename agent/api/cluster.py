@@ -137,7 +137,7 @@ class Gateway:
     async def serve(self, call: Call) -> web.StreamResponse:
         match call.request.method, call.path:
             case "POST", "/swarm/init":
-                status, answer = await self._membership.init(await call.raw_body())
+                status, answer = await self._membership.init(await call.json_body())
                 return call.json_bytes(answer, status)
             case "POST", "/swarm/join":
                 await self._membership.join(await call.body(JoinRequest))

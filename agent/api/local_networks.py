@@ -45,6 +45,7 @@ class LocalNetworks:
         self._subnet = subnet
         self._gateway = gateway
         self._clock = clock
+        self._started_at = clock.now()
 
     def listed(self, filters: Filters) -> list[Json]:
         """Those that pass."""
@@ -136,6 +137,7 @@ class LocalNetworks:
         return _shape(
             Name=name,
             Id=identity,
+            Created=stamp(self._started_at),
             Driver=DRIVERS[name],
             IPAM={"Driver": "default", "Options": None, "Config": pools},
             Options=_OPTIONS.get(name, {}),

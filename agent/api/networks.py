@@ -9,7 +9,7 @@ from aiohttp import web
 
 from agent.api.cluster_networks import ClusterNetworks
 from agent.api.local_networks import Json, LocalNetworks
-from shoal.common.engine_http.body import check_content_type, decode
+from shoal.common.engine_http.body import decode
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import (
@@ -48,8 +48,7 @@ class Networks:
         return call.json(of_cluster + self._local.listed(filters))
 
     async def create(self, call: Call) -> web.StreamResponse:
-        body = await call.raw_body()
-        check_content_type(call.request.headers.get("Content-Type", ""))
+        body = await call.json_body()
         spec = decode(body, NetworkSpec)
         if _for_cluster(spec):
             self._local.check_free(spec.name)

@@ -188,9 +188,9 @@ _UNCHANGING: dict[str, Any] = {
     "DriverStatus": [["Backing Filesystem", "overlayfs"], ["Supports d_type", "true"]],
     "Plugins": {
         "Volume": ["local"],
-        "Network": ["bridge", "host", "none", "overlay"],
+        "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
         "Authorization": None,
-        "Log": ["json-file"],
+        "Log": ["json-file", "local"],
     },
     "MemoryLimit": True,
     "SwapLimit": True,

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Handler, Router
-from shoal.model.errors import Unimplemented
+from shoal.model.errors import NotFound, Unimplemented
 
 _BUILD = "building images is not there yet: build elsewhere, docker save, docker load"
 _PLUGINS = "plugins are not supported"
@@ -22,13 +22,14 @@ _ROUTES = (
     ("PUT", "/volumes/{name}", "cluster volumes (CSI) are not supported"),
     ("GET", "/plugins/privileges", _PLUGINS),
     ("POST", "/plugins/{rest*}", _PLUGINS),
-    ("GET DELETE", "/plugins/{rest*}", _PLUGINS),
+    ("DELETE", "/plugins/{rest*}", _PLUGINS),
 )
 
 
 def add_routes(router: Router) -> None:
-    """Routes that answer 501, and two that have a true answer: there are none."""
+    """Routes that answer 501, and those that have a true answer: there are none."""
     router.add("GET", "/plugins", _no_plugins)
+    router.add("GET", "/plugins/{name*}/json", _no_plugin)
     router.add("POST", "/build/prune", _no_build_cache)
     for methods, pattern, sentence in _ROUTES:
         for method in methods.split():
@@ -44,6 +45,10 @@ def _refusal(sentence: str) -> Handler:
 
 async def _no_plugins(call: Call) -> web.StreamResponse:
     return call.json([])
+
+
+async def _no_plugin(call: Call) -> web.StreamResponse:
+    raise NotFound(f'plugin "{call.parts["name"]}" not found')
 
 
 async def _no_build_cache(call: Call) -> web.StreamResponse:

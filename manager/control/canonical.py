@@ -15,8 +15,10 @@ from shoal.model.spec.service import (
     ReplicatedJob,
     ServiceMode,
     ServiceSpec,
+    UpdateConfig,
 )
-from shoal.model.spec.task import TaskSpec
+from shoal.model.spec.task import RestartPolicy, TaskSpec
+from shoal.model.states import FailureAction, RestartCondition, UpdateOrder
 
 
 def canonical_service(spec: ServiceSpec) -> ServiceSpec:
@@ -30,9 +32,31 @@ def canonical_service(spec: ServiceSpec) -> ServiceSpec:
         mode=_mode(spec.mode),
         networks=(),
         task_template=template,
+        update_config=_update(spec.update_config),
+        rollback_config=_update(spec.rollback_config),
         endpoint_spec=EndpointSpec(
             mode=endpoint.mode or "vip", ports=tuple(_port(port) for port in endpoint.ports)
         ),
+    )
+
+
+def _update(config: UpdateConfig | None) -> UpdateConfig | None:
+    if config is None:
+        return None
+    return msgspec.structs.replace(
+        config,
+        failure_action=config.failure_action or FailureAction.PAUSE.value,
+        order=config.order or UpdateOrder.STOP_FIRST.value,
+    )
+
+
+def _restart(policy: RestartPolicy | None) -> RestartPolicy | None:
+    if policy is None:
+        return None
+    return msgspec.structs.replace(
+        policy,
+        condition=policy.condition or RestartCondition.ANY.value,
+        max_attempts=policy.max_attempts or 0,
     )
 
 
@@ -56,7 +80,10 @@ def _template(template: TaskSpec) -> TaskSpec:
     if container is not None and not container.isolation:
         container = msgspec.structs.replace(container, isolation="default")
     return msgspec.structs.replace(
-        template, container_spec=container, runtime=template.runtime or "container"
+        template,
+        container_spec=container,
+        restart_policy=_restart(template.restart_policy),
+        runtime=template.runtime or "container",
     )
 
 

@@ -40,7 +40,7 @@ class ServiceUpdate(msgspec.Struct, frozen=True, kw_only=True):
         registry_auth: the header, empty to keep what is there.
         registry_auth_from: `spec` or `previous-spec`, which come to the same: a service keeps
             one set of credentials, the last that was given.
-        rollback: empty, or `previous`: then the spec before this one is taken.
+        rollback: empty or `none`, or `previous`: then the spec before this one is taken.
     """
 
     spec: ServiceSpec
@@ -48,6 +48,11 @@ class ServiceUpdate(msgspec.Struct, frozen=True, kw_only=True):
     registry_auth: str = ""
     registry_auth_from: str = ""
     rollback: str = ""
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether the spec before this one is asked for."""
+        return self.rollback == "previous"
 
 
 class Services:
@@ -102,7 +107,7 @@ class Services:
 
     async def update(self, text: str, request: ServiceUpdate) -> None:
         """Take a new spec, or the one before."""
-        if request.rollback not in ("", "previous"):
+        if request.rollback not in ("", "none", "previous"):
             raise invalid("rollback", f"unrecognized rollback option {request.rollback}")
         if request.registry_auth_from not in ("", "spec", "previous-spec"):
             raise invalid(
@@ -117,7 +122,7 @@ class Services:
             spec = resolve_networks(self._memory, _wanted(service, request))
             check_referents(self._memory, spec)
             check_ports_free(self._memory, spec, service.id)
-            changed = _changed(service, spec, self._clock.now(), bool(request.rollback))
+            changed = _changed(service, spec, self._clock.now(), request.rolls_back)
             if auth:
                 sealed = seal_registry_auth(self._sealer, service.id, auth)
                 changed = msgspec.structs.replace(changed, registry_auth=sealed)
@@ -157,7 +162,7 @@ class Services:
 
 def _wanted(service: Service, request: ServiceUpdate) -> ServiceSpec:
     """The spec that the update leads to."""
-    if request.rollback:
+    if request.rolls_back:
         if service.previous_spec is None:
             raise precondition(f"service {service.spec.name} does not have a previous spec")
         return service.previous_spec

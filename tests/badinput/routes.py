@@ -121,7 +121,7 @@ CONTAINER: dict[str, Any] = {
 
 CLUSTER = (
     _get("/swarm"),
-    _post("/swarm/init", model=InitRequest, body={"ListenAddr": "0.0.0.0:2377"}),
+    _post("/swarm/init", model=InitRequest, body={"Spec": {"Name": "default"}}),
     _post("/swarm/join", model=JoinRequest, body={"RemoteAddrs": ["192.0.2.1:2377"]}),
     _post("/swarm/leave"),
     _post("/swarm/update", query=("version",), model=ClusterSpec, body={"Name": "default"}),
@@ -259,6 +259,7 @@ HOST = (
         body={"Container": "nosuch"},
     ),
     _get("/plugins"),
+    _get("/plugins/{name*}/json", "/plugins/nosuch/json"),
     _post("/build/prune"),
 )
 """What a host's agent serves itself."""
@@ -269,7 +270,7 @@ UNBUILT = frozenset(
         *(f"{method} /containers/{{id}}/checkpoints" for method in ("GET", "POST", "DELETE")),
         *("POST /images/{name*}/push", "POST /build", "POST /build/cancel", "POST /session"),
         *("POST /grpc", "PUT /volumes/{name}", "GET /plugins/privileges"),
-        *(f"{method} /plugins/{{rest*}}" for method in ("GET", "POST", "DELETE")),
+        *(f"{method} /plugins/{{rest*}}" for method in ("POST", "DELETE")),
     }
 )
 """Routes that answer 501 with a sentence, whatever is asked."""

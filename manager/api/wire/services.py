@@ -7,7 +7,13 @@ from manager.control.listing import Counts
 from shoal.model.defaults import is_job
 from shoal.model.objects import Endpoint, Service
 from shoal.model.spec.service import ServiceSpec, UpdateConfig
-from shoal.model.spec.task import ContainerSpec, ResourceRequirements, RestartPolicy
+from shoal.model.spec.task import (
+    ContainerSpec,
+    DNSConfig,
+    Placement,
+    ResourceRequirements,
+    RestartPolicy,
+)
 
 _SECOND = 1_000_000_000
 _DEFAULT_UPDATE = UpdateConfig(
@@ -63,19 +69,28 @@ def with_defaults(spec: ServiceSpec) -> ServiceSpec:
     container = template.container_spec or ContainerSpec()
     if container.stop_grace_period is None:
         container = msgspec.structs.replace(container, stop_grace_period=_GRACE)
+    if container.dns_config is None:
+        container = msgspec.structs.replace(container, dns_config=DNSConfig())
     template = msgspec.structs.replace(
         template,
         container_spec=container,
         resources=template.resources or ResourceRequirements(),
         restart_policy=_restart(template.restart_policy),
+        placement=template.placement or Placement(),
     )
     update = None if is_job(spec) else _DEFAULT_UPDATE
     return msgspec.structs.replace(
         spec,
         task_template=template,
-        update_config=spec.update_config or update,
-        rollback_config=spec.rollback_config or update,
+        update_config=_monitored(spec.update_config) or update,
+        rollback_config=_monitored(spec.rollback_config) or update,
     )
+
+
+def _monitored(config: UpdateConfig | None) -> UpdateConfig | None:
+    if config is None or config.monitor:
+        return config
+    return msgspec.structs.replace(config, monitor=_DEFAULT_UPDATE.monitor)
 
 
 def _restart(policy: RestartPolicy | None) -> RestartPolicy:

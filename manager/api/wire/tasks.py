@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.api.wire.networks import swarm_network_json
 from manager.view import View
@@ -29,8 +31,8 @@ def taken_ports(view: View) -> Taken:
 def task_json(view: View, task: Task, taken: Taken) -> Json:
     """The whole task; `taken` as `taken_ports` of the same view says."""
     out = envelope(task)
-    out["Labels"] = task.service_spec.labels
-    out["Spec"] = task.spec
+    out["Labels"] = {}  # a task's own, which it never has; its service's choose in lists
+    out["Spec"] = msgspec.structs.replace(task.spec, runtime="")  # said of services alone
     out["ServiceID"] = task.service_id
     slot = shown_slot(task)
     if slot:

@@ -1,13 +1,11 @@
 """The programs that Shoal runs: there, new enough, and what is known to be wrong with them."""
 
-import re
 import shutil
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from shoal.cli.doctor.finding import Finding, Ground, ok, problem, warning
-
-Version = tuple[int, ...]
+from shoal.common.etcd_holes import Version, holes_of, text_of, version_in
 
 
 class Program(NamedTuple):
@@ -27,36 +25,6 @@ PROGRAMS = (
     Program("skopeo", ("--version",), (1, 2, 0), "skopeo"),
 )
 ETCD = Program("etcd", ("--version",), (3, 4, 23), "etcd-server")
-
-
-class Hole(NamedTuple):
-    """A fault of etcd from `since` on, mended in `mended` (and in all newer lines)."""
-
-    since: Version
-    mended: Version
-    what: str
-    grave: bool
-
-
-# From etcd's change logs of 3.5. Those that ours cannot meet (its users' authentication) are
-# left out.
-HOLES = (
-    Hole((3, 5, 0), (3, 5, 3), "may corrupt its data when it is killed under load", True),
-    Hole(
-        (3, 4, 0),
-        (3, 5, 8),
-        "may show a watcher the past after it was restored from a leader's snapshot, and its"
-        " progress notifications overtake events (Shoal compares all of it again now and then)",
-        False,
-    ),
-    Hole(
-        (3, 4, 0),
-        (3, 5, 13),
-        "may revoke leases wrongly for a deposed leader, and lose events of a watch that falls"
-        " behind a compaction (Shoal's sessions and watches begin anew then)",
-        False,
-    ),
-)
 
 
 def programs(ground: Ground) -> Iterable[Finding]:
@@ -87,31 +55,20 @@ def judge(program: Program, path: str, said: str) -> Finding:
     if number < program.oldest:
         oldest = ".".join(map(str, program.oldest))
         return problem(
-            f"{path} is {_text(number)}; Shoal needs {oldest} or newer",
+            f"{path} is {text_of(number)}; Shoal needs {oldest} or newer",
             f"install a newer {program.package}",
         )
-    return ok(f"{path}{' is ' + _text(number) if number else ''}")
+    return ok(f"{path}{' is ' + text_of(number) if number else ''}")
 
 
 def judge_etcd(number: Version) -> Iterable[Finding]:
     """What is known to be wrong with a version of etcd."""
-    for hole in HOLES:
-        if hole.since <= number < hole.mended:
-            make = problem if hole.grave else warning
-            yield make(
-                f"etcd {_text(number)} {hole.what}",
-                f"use etcd {_text(hole.mended)} or newer: `etcd` in host.toml names it",
-            )
-
-
-def version_in(said: str) -> Version:
-    """The first version number in a program's words; () if there is none."""
-    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said)
-    return tuple(int(part) for part in found.groups() if part is not None) if found else ()
-
-
-def _text(number: Version) -> str:
-    return ".".join(map(str, number))
+    for hole in holes_of(number):
+        make = problem if hole.grave else warning
+        yield make(
+            f"etcd {text_of(number)} {hole.what}",
+            f"use etcd {text_of(hole.mended)} or newer: `etcd` in host.toml names it",
+        )
 
 
 def _ask(ground: Ground, program: Program, name: str) -> tuple[str, str]:

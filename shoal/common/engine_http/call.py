@@ -86,12 +86,16 @@ class Call:
             ) from error
         return b"".join(chunks)
 
-    async def body(self, model: type[T]) -> T:
-        """The JSON body as `model`."""
+    async def json_body(self) -> bytes:
+        """The body as it came, which must call itself JSON if there is any."""
         data = await self.raw_body()
         if data:
             body.check_content_type(self.request.headers.get("Content-Type", ""))
-        return body.decode(data, model)
+        return data
+
+    async def body(self, model: type[T]) -> T:
+        """The JSON body as `model`."""
+        return body.decode(await self.json_body(), model)
 
     async def optional_body(self, model: type[T]) -> T | None:
         """The JSON body as `model`, None where the client sent none."""

@@ -4,13 +4,20 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 
 from shoal.model.addresses import network_of
-from shoal.model.spec.cluster import CAConfig, ClusterSpec
+from shoal.model.defaults import merged_cluster
+from shoal.model.ids import ClusterID
+from shoal.model.objects import Cluster
+from shoal.model.spec.cluster import CAConfig, ClusterSpec, InitRequest, RaftConfig
+from shoal.model.states import Availability
 from shoal.model.validate.limits import check_limits
+from shoal.model.validate.node import check_availability
 from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
 from shoal.model.validate.settings import check_label_names
 
 MOST_SUBNET_SIZE = 29
 """A /30 has room for one task beside the gateway."""
+LEAST_HEARTBEAT = 500_000_000  # ns
+MOST_HEARTBEAT = 60_000_000_000
 LEAST_CERTIFICATE_LIFE = 3_600_000_000_000  # ns
 
 
@@ -22,11 +29,8 @@ def check_cluster(spec: ClusterSpec) -> None:
             "Name", f"the only allowed name of a cluster is default, not {spec.name!r}"
         )
     check_label_names(spec.labels, "Labels", OF_CLUSTER)
-    if spec.dispatcher.heartbeat_period < 0:
-        raise invalid(
-            "Dispatcher.HeartbeatPeriod",
-            f"must not be negative: {spec.dispatcher.heartbeat_period}",
-        )
+    _check_heartbeat(spec.dispatcher.heartbeat_period)
+    _check_raft(spec.raft)
     _check_ca(spec.ca_config)
     if spec.task_defaults.log_driver is not None:
         raise unimplemented(
@@ -34,7 +38,42 @@ def check_cluster(spec: ClusterSpec) -> None:
         )
 
 
+def check_init(request: InitRequest) -> None:
+    """Refuse to found a cluster with settings that are wrong or that nothing would follow."""
+    check_availability(request.availability or Availability.ACTIVE.value)
+    if request.data_path_port and not 1024 <= request.data_path_port <= 49151:
+        raise invalid("DataPathPort", f"must be 1024 to 49151, not {request.data_path_port}")
+    usual = Cluster(id=ClusterID(""))
+    size = request.subnet_size or usual.subnet_size
+    check_pools(request.default_addr_pool, size, usual.node_pool)
+    check_cluster(merged_cluster(request.spec))
+
+
+def _check_heartbeat(period: int) -> None:
+    """A host that is lost is noticed after two periods and a half of silence, or more."""
+    if period and not LEAST_HEARTBEAT <= period <= MOST_HEARTBEAT:
+        raise invalid(
+            "Dispatcher.HeartbeatPeriod",
+            f"must be between {LEAST_HEARTBEAT} (500ms) and {MOST_HEARTBEAT} (1m), or 0 for the"
+            f" default of 1s, not {period}",
+        )
+
+
+def _check_raft(raft: RaftConfig) -> None:
+    for name, number in (
+        ("SnapshotInterval", raft.snapshot_interval),
+        ("KeepOldSnapshots", raft.keep_old_snapshots or 0),
+        ("LogEntriesForSlowFollowers", raft.log_entries_for_slow_followers),
+        ("ElectionTick", raft.election_tick),
+        ("HeartbeatTick", raft.heartbeat_tick),
+    ):
+        if number < 0:
+            raise invalid(f"Raft.{name}", f"must not be negative: {number}")
+
+
 def _check_ca(config: CAConfig) -> None:
+    if config.force_rotate < 0:
+        raise invalid("CAConfig.ForceRotate", f"must not be negative: {config.force_rotate}")
     if config.node_cert_expiry and config.node_cert_expiry < LEAST_CERTIFICATE_LIFE:
         raise invalid(
             "CAConfig.NodeCertExpiry",

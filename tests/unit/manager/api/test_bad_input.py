@@ -24,11 +24,11 @@ from shoal.common.engine_http.failures import status_of
 from shoal.common.engine_http.router import Router
 from shoal.model.container import ContainerCreate
 from shoal.model.errors import ClusterError, InvalidArgument
-from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.cluster import ClusterSpec, InitRequest
 from shoal.model.spec.network import NetworkSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import ServiceSpec
-from shoal.model.validate.cluster import check_cluster
+from shoal.model.validate.cluster import check_cluster, check_init
 from shoal.model.validate.local_network import check_local_network
 from shoal.model.validate.network import check_network
 from shoal.model.validate.node import check_node
@@ -45,6 +45,7 @@ BODIES = {entry.model: entry.body for entry in (*CLUSTER, *HOST) if entry.model 
 RULES: dict[type[msgspec.Struct], list[Callable[[Any], None]]] = {
     ServiceSpec: [check_service],
     ClusterSpec: [check_cluster],
+    InitRequest: [check_init],
     NodeSpec: [check_node],
     NetworkSpec: [check_network, check_local_network],
     PayloadSpec: [lambda spec: check_spec(spec, "secret", 500 << 10)],

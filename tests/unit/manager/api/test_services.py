@@ -40,6 +40,22 @@ async def test_a_service_is_there_at_once_with_defaults_said(tmp_path: Path) -> 
         full = await client.get("/services/web?insertDefaults=true")
         assert full["Spec"]["UpdateConfig"]["Parallelism"] == 1
         assert full["Spec"]["TaskTemplate"]["RestartPolicy"]["Condition"] == "any"
+        assert full["Spec"]["TaskTemplate"]["Placement"] == {}
+        assert full["Spec"]["TaskTemplate"]["ContainerSpec"]["DNSConfig"] == {}
+
+
+async def test_blocks_that_are_begun_are_completed(tmp_path: Path) -> None:
+    """As Docker does by its enumerations: a block that is given has all its words."""
+    template = {"ContainerSpec": {"Image": "a"}, "RestartPolicy": {"Delay": 5}}
+    async with serving(tmp_path) as (_, client):
+        await created(client, body(UpdateConfig={"Parallelism": 2}, TaskTemplate=template))
+        spec = (await client.get("/services/web"))["Spec"]
+        update = spec["UpdateConfig"]
+        assert (update["FailureAction"], update["Order"]) == ("pause", "stop-first")
+        policy = spec["TaskTemplate"]["RestartPolicy"]
+        assert policy == {"Condition": "any", "Delay": 5, "MaxAttempts": 0}
+        full = (await client.get("/services/web?insertDefaults=1"))["Spec"]
+        assert full["UpdateConfig"]["Monitor"] == 5_000_000_000
 
 
 async def test_keys_in_any_case_nulls_and_unknown_keys(tmp_path: Path) -> None:
@@ -152,6 +168,8 @@ async def test_rollback_goes_back_and_forth(tmp_path: Path) -> None:
         await updated(client, body(Mode={"Replicated": {"Replicas": 3}}), version)
         second = await client.get("/services/web")
         version = second["Version"]["Index"]
+        assert (await updated(client, second["Spec"], version, "&rollback=none"))[0] == 200
+        version = (await client.get("/services/web"))["Version"]["Index"]
         query = "&rollback=previous&registryAuthFrom=previous-spec"
         assert (await updated(client, second["Spec"], version, query))[0] == 200
         third = await client.get("/services/web")

@@ -16,6 +16,7 @@ from shoal.cli.doctor import clock, command, groups, kernel, ports, programs, st
 from shoal.cli.doctor.checks import Check
 from shoal.cli.doctor.finding import Finding, Ground, Level, ok, problem
 from shoal.common.config import HostConfig
+from shoal.common.etcd_holes import version_in
 from shoal.common.ports import MANAGER_PORTS, VXLAN_PORT, Holder, Port, check_free, holder_of
 from shoal.common.programs import Answer
 from shoal.model.errors import Unavailable
@@ -48,7 +49,7 @@ def test_a_trial_that_fails_names_feature_reason_and_module() -> None:
     ],
 )
 def test_versions_are_found_in_words(said: str, number: tuple[int, ...]) -> None:
-    assert programs.version_in(said) == number
+    assert version_in(said) == number
 
 
 def test_programs_that_are_missing_old_or_silent() -> None:
