@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from manager.orchestrator.node_health import grace, heard_last
+from manager.orchestrator.node_health import grace_of, heard_last
 from manager.store.commit import Commit
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
@@ -75,7 +75,7 @@ class Sparing:
             self._woken.set()
 
     def _due(self, node: Node) -> datetime:
-        return heard_last(node) + grace(len(tuple(self._memory.nodes()))) - EARLY
+        return heard_last(node) + grace_of(self._memory) - EARLY
 
     async def _wait(self, until: datetime | None, now: datetime) -> None:
         try:

@@ -38,6 +38,11 @@ def grace(nodes: int, heartbeat: timedelta = DEFAULT_HEARTBEAT) -> timedelta:
     return (2 * heartbeat + PATIENCE) * max(1.0, nodes / GROWS_ABOVE)
 
 
+def grace_of(view: View) -> timedelta:
+    """The same in a cluster, by its size and its settings."""
+    return grace(len(tuple(view.nodes())), heartbeat_of(view.cluster()))
+
+
 def heard_last(node: Node) -> datetime:
     """When a node that is lost gave its last sign of life, or its host did."""
     assert node.lost_since is not None  # noqa: S101 - the caller's to know
@@ -78,9 +83,8 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
 
 
 def _due(view: View, lost: datetime, heard: datetime) -> datetime:
-    """When a node is given up that lost its session then, its host being heard last then."""
-    cluster = view.cluster()
-    allowed = grace(len(tuple(view.nodes())), heartbeat_of(cluster))
+    """When a node is given up that lost its session and was heard last at those times."""
+    cluster, allowed = view.cluster(), grace_of(view)
     due = min(heard + allowed, lost + max(RESTART, allowed))
     if cluster is None or cluster.forced_at is None:
         return due
