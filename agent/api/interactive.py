@@ -144,18 +144,20 @@ class Interactive:
         one = self._engine.execs.get(call.parts["id"])
         asked = await call.optional_body(ExecStart) or ExecStart()
         self._engine.execs.check_startable(one)
+        # Docker frames the stream by what the start says, not the exec: docker-py creates
+        # terminals, starts them as none and takes the stream apart.
         if asked.detach:
             attachment = await self._engine.execs.start(one, asked.console_size)
             await attachment.detach()
             return call.empty(200)
         wishes = Wishes(
-            terminal=one.asked.tty,
+            terminal=asked.tty,
             stdin=one.asked.attach_stdin,
             stdout=one.asked.attach_stdout,
             stderr=one.asked.attach_stderr,
             detach=parse_detach_keys(one.asked.detach_keys),
         )
-        connection = call.hijack(terminal=one.asked.tty)
+        connection = call.hijack(terminal=asked.tty)
         try:
             attachment = await self._engine.execs.start(one, asked.console_size)
         except ClusterError as error:

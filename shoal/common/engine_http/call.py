@@ -172,6 +172,7 @@ class RawConnection(Connection):
 
     def send_head(self, head: bytes) -> None:
         """Write the head of the reply, at once."""
+        self._head_sent = True
         self._transport.write(head)
 
 

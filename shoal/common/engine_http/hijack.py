@@ -7,12 +7,26 @@ aiohttp's protocol, which cancels the handler. Made by `Call.hijack`.
 """
 
 import asyncio
+import contextlib
+import fcntl
+import socket
+import sys
+import termios
 from collections import deque
 
 from aiohttp import web
 from typing_extensions import override
 
 _HIGH_WATER = 1 << 18
+_HEAD_SECONDS = 0.1
+_LOOK = 0.001  # the kernel gives no event
+
+
+def _unread(fd: int) -> int:
+    """Bytes that the other end of a unix socket has not read yet."""
+    if fd < 0:
+        return 0
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class Hijacked(web.StreamResponse):
@@ -40,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._head_sent = False
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -91,8 +106,25 @@ class Connection(asyncio.Protocol):
         """
         if self._lost or self._transport.is_closing():
             raise ConnectionResetError("the client has closed the connection")
+        if self._head_sent:
+            self._head_sent = False
+            await self._until_read()
         self._transport.write(data)
         await self._writable.wait()
+
+    async def _until_read(self) -> None:
+        """Give the client a moment to take the head alone.
+
+        Many read it through a buffer and what follows from the bare socket: what came with
+        the head is lost to them. What is unread the kernel knows of unix sockets only.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family != socket.AF_UNIX:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEAD_SECONDS):
+                while not self._lost and _unread(sock.fileno()):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK)
 
     def write_eof(self) -> None:
         """Half-close our side; the client may still send."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,27 @@ async def test_an_answer_that_has_begun_breaks_off(tmp_path: Path) -> None:
         assert said.count(b"HTTP/1.1") == 1
         assert b"{}" in said
         assert not said.endswith(b"0\r\n\r\n")
+
+
+async def greet(call: Call) -> web.StreamResponse:
+    connection = call.hijack(terminal=True)
+    await connection.write(b"hello")
+    return connection.close()
+
+
+async def test_a_client_can_read_the_head_by_itself(tmp_path: Path) -> None:
+    """docker-py reads it through a buffer, and what follows from the bare socket."""
+    table = Router()
+    table.add("POST", "/attach", greet, stream=True)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10), EngineServer(table) as server:
+        await server.serve_unix(tmp_path / "s")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, str(tmp_path / "s"))
+            upgrade = b"Host: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+            await loop.sock_sendall(client, b"POST /attach HTTP/1.1\r\n" + upgrade)
+            head = await loop.sock_recv(client, 1 << 16)
+            assert head.startswith(b"HTTP/1.1 101 UPGRADED")
+            assert head.endswith(b"\r\n\r\n")
+            assert await loop.sock_recv(client, 1 << 16) == b"hello"
