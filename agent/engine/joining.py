@@ -18,6 +18,7 @@ from shoal.model.container import (
     NetworkingConfig,
 )
 from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.validate.settings import is_dockers_own
 
 SHARED = (
     "container sharing network namespace with another container or host cannot be connected to"
@@ -119,8 +120,8 @@ def check_settings(name: str, settings: EndpointSettings) -> None:
     field = f"EndpointsConfig.{name}"
     if settings.links:
         raise Unimplemented(f"{field}.Links: links are not supported: use aliases")
-    for option in settings.driver_opts:
-        raise Unimplemented(f"{field}.DriverOpts: {option!r}: a place has no options")
+    for option in filter(is_dockers_own, settings.driver_opts):
+        raise Unimplemented(f"{field}.DriverOpts: {option!r}: a place has no such option")
     if settings.gw_priority:
         raise Unimplemented(
             f"{field}.GwPriority: the first network that leads out is the gateway"

@@ -12,6 +12,7 @@ from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument
 from shoal.model.numbers import whole
 from shoal.model.spec.service import ServiceSpec
+from shoal.model.validate.task import task_warnings
 
 _AUTH = "X-Registry-Auth"
 
@@ -50,7 +51,7 @@ class ServiceHandlers:
         spec = await call.body(ServiceSpec)
         auth = call.request.headers.get(_AUTH, "")
         identity = await self._backend.operations.services.create(spec, auth)
-        return call.json({"ID": identity, "Warnings": None}, 201)
+        return call.json({"ID": identity, "Warnings": _warnings(spec)}, 201)
 
     async def update(self, call: Call) -> web.StreamResponse:
         spec = await call.body(ServiceSpec)
@@ -62,7 +63,7 @@ class ServiceHandlers:
             rollback=call.text("rollback"),
         )
         await self._backend.operations.services.update(call.parts["id"], request)
-        return call.json({"Warnings": None})
+        return call.json({"Warnings": _warnings(spec)})
 
     async def remove(self, call: Call) -> web.StreamResponse:
         await self._backend.operations.services.remove(call.parts["id"])
@@ -79,3 +80,8 @@ def version_of(call: Call) -> int:
             field="version",
         )
     return number
+
+
+def _warnings(spec: ServiceSpec) -> list[str] | None:
+    """What is accepted and has no effect. A rollback sends the spec that it leaves."""
+    return list(task_warnings(spec.task_template)) or None

@@ -90,7 +90,8 @@ def _check_privileges(privileges: Privileges) -> None:
     path = f"{CONTAINER}.Privileges"
     if privileges.credential_spec:
         raise unimplemented(f"{path}.CredentialSpec", "credential specs are for Windows only")
-    if privileges.selinux_context is not None:
+    labels = privileges.selinux_context
+    if labels is not None and (labels.user or labels.role or labels.type or labels.level):
         raise unimplemented(f"{path}.SELinuxContext", "SELinux labels are not supported yet")
     seccomp = privileges.seccomp
     if seccomp is not None and seccomp.mode not in ("", "default", "unconfined", "custom"):

@@ -43,6 +43,11 @@ class Ulimit(Protocol):
     def hard(self) -> int: ...
 
 
+def is_dockers_own(option: str) -> bool:
+    """Whether an option of a network's place has a meaning; others are kept like labels."""
+    return option.startswith("com.docker.network.")
+
+
 def check_environment(entries: Iterable[str], path: str, wording: Wording) -> None:
     """`NAME=value` or `NAME`."""
     for position, entry in enumerate(entries):

@@ -22,7 +22,7 @@ from shoal.model.spec.task import (
 from shoal.model.states import RestartCondition
 from shoal.model.validate.container import check_container
 from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
-from shoal.model.validate.settings import check_log_options
+from shoal.model.validate.settings import check_log_options, is_dockers_own
 
 LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
@@ -71,10 +71,10 @@ def check_networks(networks: Sequence[NetworkAttachmentConfig], path: str) -> No
     for position, network in enumerate(networks):
         if not network.target:
             raise invalid(f"{path}[{position}].Target", "a network's name or id must be given")
-        for name in network.driver_opts:
+        for name in filter(is_dockers_own, network.driver_opts):
             raise unimplemented(
                 f"{path}[{position}].DriverOpts",
-                f"{name!r}: a task's place on a network has no options yet",
+                f"{name!r}: a task's place on a network has no such option yet",
             )
         for place, alias in enumerate(network.aliases):
             if not _ALIAS.fullmatch(alias):
@@ -116,9 +116,13 @@ def _check_amounts(amounts: Limit | Resources, path: str) -> None:
 
 
 def _check_generic(generic: GenericResource, path: str) -> None:
-    if generic.named_resource_spec is not None:
-        raise invalid(f"{path}.NamedResourceSpec", "only discrete resources can be reserved")
-    discrete = generic.discrete_resource_spec
+    named, discrete = generic.named_resource_spec, generic.discrete_resource_spec
+    if named is not None:
+        if not (named.kind and named.value):
+            raise invalid(f"{path}.NamedResourceSpec", "Kind and Value must be given")
+        if discrete is None:
+            return
+        raise invalid(path, "give either NamedResourceSpec or DiscreteResourceSpec")
     if discrete is None:
         raise invalid(f"{path}.DiscreteResourceSpec", "must be given")
     if not discrete.kind:
@@ -151,19 +155,28 @@ def _check_placement(placement: Placement) -> None:
         _check_constraint(expression, f"{path}.Constraints[{position}]")
     for position, preference in enumerate(placement.preferences):
         below = f"{path}.Preferences[{position}].Spread"
-        spread = preference.spread
-        if spread is None:
+        if preference.spread is None:
             raise invalid(below, "must be given: spread is the only strategy")
-        descriptor = spread.spread_descriptor
-        if not any(
-            descriptor.lower().startswith(s) and len(descriptor) > len(s) for s in _SPREADS
-        ):
-            raise invalid(
-                f"{below}.SpreadDescriptor",
-                f"{descriptor!r} is neither node.labels.NAME nor engine.labels.NAME",
-            )
     if placement.max_replicas < 0:
         raise invalid(f"{path}.MaxReplicas", f"must not be negative: {placement.max_replicas}")
+
+
+def task_warnings(spec: TaskSpec) -> tuple[str, ...]:
+    """What is accepted, as Docker does, and has no effect."""
+    preferences = spec.placement.preferences if spec.placement is not None else ()
+    return tuple(
+        f"{_TEMPLATE}.Placement.Preferences[{position}].Spread.SpreadDescriptor: "
+        f"{preference.spread.spread_descriptor!r} is neither node.labels.NAME nor "
+        "engine.labels.NAME: nothing is spread by it"
+        for position, preference in enumerate(preferences)
+        if preference.spread is not None and not _is_label(preference.spread.spread_descriptor)
+    )
+
+
+def _is_label(descriptor: str) -> bool:
+    return any(
+        descriptor.lower().startswith(each) and len(descriptor) > len(each) for each in _SPREADS
+    )
 
 
 def _check_constraint(expression: str, path: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 from shoal.model.errors import InvalidArgument, Unimplemented
 from shoal.model.spec.service import ServiceSpec, UpdateConfig
 from shoal.model.validate.service import check_service
+from shoal.model.validate.task import task_warnings
 
 C = "TaskTemplate.ContainerSpec"
 OPEN = {"TargetPort": 80}
@@ -110,3 +111,48 @@ def test_a_job_has_no_update_configuration() -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_service(msgspec.structs.replace(spec, update_config=UpdateConfig()))
     assert refused.value.field == "UpdateConfig"
+
+
+RESERVED = "TaskTemplate.Resources.Reservations.GenericResources"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("TaskTemplate.Networks", [{"Target": "n", "DriverOpts": {"my.own": "label"}}]),
+        (RESERVED, [{"NamedResourceSpec": {"Kind": "gpu", "Value": "one"}}]),
+        (f"{C}.Privileges", {"SELinuxContext": {"Disable": True}}),
+    ],
+)
+def test_what_dockers_clients_send_is_taken(path: str, value: Any) -> None:
+    check_service(spec_with(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (
+            "TaskTemplate.Networks",
+            [{"Target": "n", "DriverOpts": {"com.docker.network.endpoint.ifname": "e"}}],
+            "com.docker.network.endpoint.ifname",
+        ),
+        (
+            f"{C}.Privileges",
+            {"SELinuxContext": {"Disable": True, "Type": "t"}},
+            "SELinuxContext",
+        ),
+    ],
+)
+def test_what_would_be_without_effect_is_not(path: str, value: Any, named: str) -> None:
+    with pytest.raises(Unimplemented, match=named):
+        check_service(spec_with(path, value))
+
+
+def test_a_spread_over_nothing_is_warned_of() -> None:
+    path = "TaskTemplate.Placement.Preferences"
+    over = [{"Spread": {"SpreadDescriptor": s}} for s in ("node.labels.a", "rack", "")]
+    spec = spec_with(path, over)
+    check_service(spec)
+    first, second = task_warnings(spec.task_template)
+    assert "Preferences[1].Spread.SpreadDescriptor: 'rack' is neither node.labels" in first
+    assert "Preferences[2]" in second
