@@ -20,8 +20,9 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.hijack import Connection
 from shoal.common.engine_http.instants import parse_time
 from shoal.common.engine_http.router import Router
-from shoal.model.errors import ClusterError, Conflict, InvalidArgument
+from shoal.model.errors import ClusterError, Conflict, InvalidArgument, Unimplemented
 from shoal.model.numbers import whole
+from shoal.model.validate.settings import NO_LOG
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,8 @@ class Interactive:
             stderr=call.flag("stderr"),
             detach=parse_detach_keys(call.text("detachKeys")),
         )
+        if call.flag("logs"):
+            _check_readable(container)
         connection = call.hijack(terminal=config.tty)
         if call.flag("logs"):
             await self._replay(connection, container, wishes)
@@ -106,6 +109,7 @@ class Interactive:
         )
         if not (query.stdout or query.stderr):
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        _check_readable(container)
         terminal = container.record.config.tty
         stream = await call.stream(frames.content_type(call.version, terminal=terminal))
         stamps, details = call.flag("timestamps"), call.flag("details")
@@ -180,6 +184,11 @@ class Interactive:
 
     async def exec_inspect(self, call: Call) -> web.StreamResponse:
         return call.json(self._engine.execs.get(call.parts["id"]).to_wire())
+
+
+def _check_readable(container: Container) -> None:
+    if container.record.host_config.log_config.type == NO_LOG:
+        raise Unimplemented("configured logging driver does not support reading")
 
 
 def _encoded(line: LogLine, data: bytes, *, terminal: bool) -> bytes:

@@ -23,7 +23,7 @@ _LEAST_NANO_CPUS = _NANO // 100
 _MOST_QUOTA = 1 << 40  # microseconds
 _MOST_PIDS = 1 << 22
 _MOST_NODES = 1024
-_LOG_DRIVERS = ("", "json-file", "local", "k8s-file")
+_LOG_DRIVERS = ("", "k8s-file", *settings.LOG_DRIVERS)
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
@@ -119,7 +119,12 @@ def _check_host(host: HostConfig) -> None:
 def _check_log(host: HostConfig) -> None:
     log = host.log_config
     if log.type not in _LOG_DRIVERS:
-        raise Unimplemented(f"logging driver {log.type!r} is not supported: use json-file")
+        if log.type in settings.OTHER_LOG_DRIVERS:
+            raise Unimplemented(f"logging driver {log.type!r} is not supported: use json-file")
+        raise InvalidArgument(
+            f"logger: no log driver named '{log.type}' is registered",
+            field="HostConfig.LogConfig.Type",
+        )
     settings.check_log_options(log.type, log.config, "HostConfig.LogConfig.Config", OF_HOST)
     log_policy(host)
 

@@ -65,19 +65,34 @@ def confine(root: str, mounts: list[dict[str, Any]], *, read_only: bool) -> None
         _call(libc.syscall(_OPEN_TREE, _AT_FDCWD, os.fsencode(m["source"]), _OPEN_TREE_CLONE))
         for m in mounts
     ]
-    if read_only:
-        _call(libc.mount(None, os.fsencode(root), None, _MS_REMOUNT_RO, None))
+    are_files = [not os.path.isdir(mount["source"]) for mount in mounts]
     os.chroot(root)
     os.chdir("/")
+    for mount, is_file in zip(mounts, are_files, strict=True):
+        _make_place(mount["destination"], is_file=is_file)
+    if read_only:
+        _call(libc.mount(None, b"/", None, _MS_REMOUNT_RO, None))
     for mount, tree in zip(mounts, trees, strict=True):
         place = os.fsencode(mount["destination"])
         empty = ctypes.c_char_p(b"")
         flags = _MOVE_MOUNT_EMPTY_PATH
         if libc.syscall(_MOVE_MOUNT, tree, empty, _AT_FDCWD, place, flags) < 0:
-            continue  # its place has not been made yet: the container never ran
+            continue  # what is there is not what can be mounted over: the start will say so
         if not mount["rw"]:
             _call(libc.mount(None, place, None, _MS_REMOUNT_RO, None))
     _call(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def _make_place(path: str, *, is_file: bool) -> None:
+    """Have a mount's place exist in the root, as the container's first start would make it."""
+    if os.path.exists(path):
+        return
+    try:
+        os.makedirs(posixpath.dirname(path) if is_file else path, exist_ok=True)
+        if is_file:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+    except (FileExistsError, NotADirectoryError):
+        return  # the image has something else on the way: the start will say so
 
 
 def _call(result: int) -> int:

@@ -31,6 +31,7 @@ from agent.volumes import is_empty
 from shoal.model.container import HostConfig
 from shoal.model.errors import Conflict, InvalidArgument
 from shoal.model.units import parse_size
+from shoal.model.validate.settings import NO_LOG
 
 ROOT = "fs"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -204,6 +205,8 @@ class Preparer:
 
 def log_policy(host: HostConfig) -> LogPolicy:
     """Rotation as `--log-opt max-size=10m --log-opt max-file=3` asks for it."""
+    if host.log_config.type == NO_LOG:
+        return LogPolicy(off=True)
     options = host.log_config.config
     try:
         return LogPolicy(

@@ -21,10 +21,15 @@ STDERR = 2
 
 
 class LogPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Rotation of a container's log: bytes of one file (0: never rotate), files kept."""
+    """Rotation of a container's log: bytes of one file (0: never rotate), files kept.
+
+    Attributes:
+        off: nothing is kept.
+    """
 
     max_size: int = 0
     max_files: int = 1
+    off: bool = False
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.runtime.controller import RuntimeFailure
@@ -14,7 +15,15 @@ from agent.runtime.oci import cgroups
 from agent.runtime.oci.process import ExecRequest, exec_process
 from agent.runtime.oci.request import ContainerRequest
 from agent.runtime.oci.runtime import OciRuntime, OciSettings
-from agent.runtime.runtime import STDERR, STDOUT, Attachment, Bundle, ExecSpec, Runtime
+from agent.runtime.runtime import (
+    STDERR,
+    STDOUT,
+    Attachment,
+    Bundle,
+    ExecSpec,
+    LogPolicy,
+    Runtime,
+)
 from shoal.common.clock import SystemClock
 from shoal.model.container import ContainerConfig, HostConfig
 from shoal.model.errors import Conflict, FailedPrecondition, NotFound
@@ -105,6 +114,14 @@ async def test_output_and_exit_code_are_kept(runtime: OciRuntime, make: Make) ->
     await runtime.delete(bundle.id)
     with pytest.raises(NotFound):
         await runtime.wait(bundle.id)
+
+
+async def test_a_log_that_nobody_wants_is_not_kept(runtime: OciRuntime, make: Make) -> None:
+    _, bundle = make("sh", "-c", "echo out")
+    unlogged = msgspec.structs.replace(bundle, log=LogPolicy(off=True))
+    assert (await run(runtime, unlogged))[:2] == (0, "out\n")
+    assert not (bundle.directory / "log").exists()
+    await runtime.delete(bundle.id)
 
 
 async def test_a_container_can_be_made_again_in_its_directory(

@@ -48,6 +48,17 @@ def test_copy_in_also_while_it_is_stopped(host: Cluster, box: str, tmp_path: Pat
     assert "cannot copy directory" in refused
 
 
+def test_copy_into_a_volume_before_the_first_start(host: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("one")
+    host.docker("m1", "create", "--name", "fresh", "-v", "/in/vol", "busybox", "cat",
+                "/in/vol/one")  # fmt: skip
+    try:
+        host.docker("m1", "cp", str(tmp_path / "one"), "fresh:/in/vol")
+        assert host.docker("m1", "start", "-a", "fresh") == "one"
+    finally:
+        host.docker("m1", "rm", "-fv", "fresh")
+
+
 def test_an_archive_cannot_leave_the_container(host: Cluster, box: str) -> None:
     hostile = io.BytesIO()
     with tarfile.open(fileobj=hostile, mode="w") as archive:

@@ -161,7 +161,8 @@ def container_arguments(program: str, runtime: str, root: Path, bundle: Bundle) 
     """Conmon's command line for a container; all paths are below the bundle's directory."""
     directory = bundle.directory
     words = _common(program, runtime, root, bundle.id, bundle.id, directory)
-    words += ["-n", bundle.id, "-l", f"k8s-file:{bundle.logs / LOG}", "--no-sync-log"]
+    log = "none" if bundle.log.off else f"k8s-file:{bundle.logs / LOG}"
+    words += ["-n", bundle.id, "-l", log, "--no-sync-log"]
     if bundle.log.max_size:
         words += ["--log-size-max", str(max(LOG_CEILING, 4 * bundle.log.max_size))]
     if bundle.terminal:

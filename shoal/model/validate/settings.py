@@ -28,6 +28,11 @@ kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax
 kernel.shm_rmid_forced kernel.domainname
 """
 _OWN_SYSCTLS = frozenset(_IPC_WORDS.split())
+NO_LOG = "none"
+LOG_DRIVERS = ("json-file", "local", NO_LOG)
+OTHER_LOG_DRIVERS = frozenset(
+    ["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"]
+)
 LOG_OPTIONS = ("max-size", "max-file")
 _OTHER_LOG_OPTIONS = ("compress", "env", "env-regex", "labels", "labels-regex", "tag")
 
@@ -178,6 +183,10 @@ def check_sysctls(names: Iterable[str], path: str, wording: Wording) -> None:
 def check_log_options(driver: str, options: Iterable[str], path: str, wording: Wording) -> None:
     """Options that a log driver has."""
     for name in options:
+        if driver == NO_LOG:
+            raise wording.invalid(
+                f"{path}.{name}", f"unknown log opt '{name}' for none log driver"
+            )
         if name in _OTHER_LOG_OPTIONS:
             raise wording.unimplemented(
                 f"{path}.{name}", f"log opt '{name}' is not supported yet"

@@ -22,14 +22,13 @@ from shoal.model.spec.task import (
 from shoal.model.states import RestartCondition
 from shoal.model.validate.container import check_container
 from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
-from shoal.model.validate.settings import check_log_options, is_dockers_own
+from shoal.model.validate.settings import LOG_DRIVERS, check_log_options, is_dockers_own
 
 LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
 _TEMPLATE = "TaskTemplate"
 _LABEL = r"[a-zA-Z0-9_](?:[-_a-zA-Z0-9]{0,61}[a-zA-Z0-9_])?"
 _ALIAS = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*", re.ASCII)
-LOG_DRIVERS = ("json-file", "local")
 _SPREADS = ("node.labels.", "engine.labels.")
 
 

@@ -22,6 +22,7 @@ def test_a_plain_request_passes() -> None:
     run(
         Env=["A=", "B"], ExposedPorts={"80/tcp": {}}, Hostname="a-b.c", Host={"Memory": 8 << 20}
     )
+    run(Host={"LogConfig": {"Type": "none"}})
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,11 @@ def test_a_plain_request_passes() -> None:
         ({"Host": {"Dns": ["x"]}}, "invalid IP address: x"),
         ({"Host": {"SecurityOpt": ["x"]}}, "security-opt"),
         ({"Host": {"Runtime": "x"}}, "runtime name: x"),
+        ({"Host": {"LogConfig": {"Type": "x"}}}, "no log driver named 'x' is registered"),
+        (
+            {"Host": {"LogConfig": {"Type": "none", "Config": {"max-size": "1m"}}}},
+            "unknown log opt 'max-size' for none log driver",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(said: dict[str, Any], sentence: str) -> None:

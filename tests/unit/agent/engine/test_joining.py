@@ -73,7 +73,11 @@ def test_a_namespace_of_others_goes_with_no_network(mode: str) -> None:
     [
         ("bridge", ALIASED, "aliases are only supported for user-defined"),
         ("red", EndpointSettings(links=("x:y",)), "Links"),
-        ("red", EndpointSettings(driver_opts={"a": "b"}), "DriverOpts"),
+        (
+            "red",
+            EndpointSettings(driver_opts={"com.docker.network.endpoint.ifname": "b"}),
+            "DriverOpts",
+        ),
         ("red", EndpointSettings(gw_priority=1), "GwPriority"),
         ("red", EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="::1")), "IPv4"),
         ("red", EndpointSettings(ipam_config=EndpointIPAMConfig(ipv6_address="x")), "IPv6"),
