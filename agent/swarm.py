@@ -6,6 +6,7 @@ cluster half is the manager's (`agent.api.cluster`). Built by `agent.__main__`.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ _log = structlog.get_logger(__name__)
 JOIN_SECONDS = 20.0
 LEAVE_SECONDS = 10.0
 TOLD_SECONDS = 10.0
+HEARD_SECONDS = 3.0
 ALREADY = (
     'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and'
     " join another one."
@@ -248,8 +250,10 @@ class HostCluster:
                 await self._manager.stop()
                 forget(self._plain)
                 return status, answer
+            news = self._news
             self._become(self._store.load(), (f"{config.address}:{config.port}",))
-            return status, answer
+        await _heard(news)
+        return status, answer
 
     async def _force_new(self, request: InitRequest, me: Identity) -> bytes:
         """Have this host's manager go on alone; its node id, as JSON, when it serves."""
@@ -295,9 +299,11 @@ class HostCluster:
                 raise
             save_managers(self._plain.state, joined.managers)
             await asyncio.to_thread(self._store.save, joined.identity)
+            news = self._news
             self._become(joined.identity, joined.managers)
         if joined.identity.role is Role.MANAGER:
             await self._until_manager_serves()
+        await _heard(news)
 
     async def _until_manager_serves(self) -> None:
         try:
@@ -436,3 +442,13 @@ class HostCluster:
                 {"NodeID": each.node_id, "Addr": each.address} for each in state.managers
             ],
         }
+
+
+async def _heard(news: asyncio.Event) -> None:
+    """Let the new node be told of its place first: whoever lists the nodes next sees it ready.
+
+    It is a node already; one whose managers are slow goes on in the background.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HEARD_SECONDS):
+            await news.wait()

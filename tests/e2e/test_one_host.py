@@ -98,3 +98,20 @@ def test_what_cannot_start_says_so_at_once(
 def test_cluster_commands_say_what_to_do(host: Cluster) -> None:
     said = host.docker("m1", "service", "ls", check=False)
     assert "This node is not a swarm manager" in said
+
+
+def test_a_new_cluster_is_ready_at_once_on_the_port_asked_for(host: Cluster) -> None:
+    address = f"{host.hosts['m1']['address']}:14002"
+    said = host.docker("m1", "swarm", "init", "--listen-addr", "0.0.0.0:14002")
+    try:
+        assert f" {address}\n" in said
+        form = "{{.Status}} {{.ManagerStatus}}"
+        assert host.docker("m1", "node", "ls", "--format", form) == "Ready Leader"
+        assert (
+            host.docker("m1", "node", "inspect", "self", "-f", "{{.ManagerStatus.Addr}}")
+            == address
+        )
+    finally:
+        host.docker("m1", "swarm", "leave", "--force")
+    form = "{{.Swarm.LocalNodeState}}"
+    assert host.docker("m1", "info", "-f", form) == "inactive"
