@@ -129,7 +129,13 @@ class Images:
             async for chunk in call.request.content.iter_chunked(1 << 18):
                 yield chunk
 
-        loaded = await self._store.load(chunks())
+        try:
+            loaded = await self._store.load(chunks())
+        except ClusterError as error:
+            # Docker's answer has begun by then, and its clients look for the sentence there.
+            stream = await call.stream("application/json")
+            await stream.failure(str(error))
+            return stream.response
         stream = await call.stream("application/json")
         for each in loaded:
             await stream.json({"stream": each.line + "\n"})

@@ -161,7 +161,7 @@ def _user(made: UserNetwork) -> Json:
         Created=stamp(made.created_at),
         Driver=made.network.driver,
         EnableIPv6=spec.enable_ipv6,
-        IPAM={"Driver": "default", "Options": dict(spec.ipam.options), "Config": pools},
+        IPAM={"Driver": "default", "Options": dict(spec.ipam.options) or None, "Config": pools},
         Internal=spec.internal,
         Attachable=spec.attachable,
         Options=dict(spec.options),

@@ -36,7 +36,7 @@ def check(config: ContainerConfig, host: HostConfig, *, init: bool, cpus: int) -
     ports.wanted(config, host)
     bundle.check_supported(host, init=init)
     _check_config(config)
-    _check_host(host)
+    _check_host(config, host)
     _check_kernel(host)
     _check_names(host)
     check_limits(host, cpus)
@@ -101,14 +101,18 @@ def _check_config(config: ContainerConfig) -> None:
         )
 
 
-def _check_host(host: HostConfig) -> None:
+def _makes_volumes(config: ContainerConfig, host: HostConfig) -> bool:
+    return bool(config.volumes) or any(not bind.startswith("/") for bind in host.binds or ())
+
+
+def _check_host(config: ContainerConfig, host: HostConfig) -> None:
     if host.auto_remove and host.restart_policy.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     if host.links:
         raise Unimplemented("links between containers are not supported: use a network")
     if host.runtime not in ("runc", "oci"):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
-    if host.volume_driver not in ("", "local"):
+    if host.volume_driver not in ("", "local") and _makes_volumes(config, host):
         raise NotFound(f'plugin "{host.volume_driver}" not found: volumes are local')
     if ".." in host.cgroup_parent.split("/") or not host.cgroup_parent.isprintable():
         raise InvalidArgument(

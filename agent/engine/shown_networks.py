@@ -13,7 +13,7 @@ import msgspec
 
 from agent.engine.records import Joined, Record
 from agent.network.desired import BRIDGE, MESH, NOWHERE, Interface
-from shoal.model.container import EndpointIPAMConfig
+from shoal.model.container import EndpointIPAMConfig, EndpointSettings
 
 INGRESS = "ingress"
 
@@ -45,7 +45,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     interface: Interface = NOWHERE
     aliases: tuple[str, ...] = ()
     named: bool = False
-    asked: EndpointIPAMConfig | None = None
+    asked: EndpointSettings | None = None
 
 
 def places(record: Record, networks: Networks) -> list[Place]:
@@ -92,7 +92,7 @@ def _joined(record: Record, joined: Joined, networks: Networks) -> Place:
         interface=_interface(record, joined.network),
         aliases=joined.settings.aliases,
         named=not own,
-        asked=joined.settings.ipam_config or EndpointIPAMConfig(),
+        asked=joined.settings,
     )
 
 
@@ -112,12 +112,14 @@ def _interface(record: Record, network: str) -> Interface:
 def _entry(record: Record, place: Place) -> dict[str, Any]:
     interface = place.interface
     running = record.endpoint is not None and record.state.running
+    asked = place.asked or EndpointSettings()
+    wish = _wish(place) if place.named and running else _as_said(asked.ipam_config)
     return {
-        "IPAMConfig": _wish(place) if place.named and running else None,
+        "IPAMConfig": wish,
         "Links": None,
         "Aliases": list(place.aliases) or None,
-        "MacAddress": interface.mac,
-        "DriverOpts": None,
+        "MacAddress": interface.mac or asked.mac_address,
+        "DriverOpts": dict(asked.driver_opts) or None,
         "GwPriority": 0,
         "NetworkID": place.identity,
         "EndpointID": _endpoint_id(record, place) if running else "",
@@ -131,10 +133,14 @@ def _entry(record: Record, place: Place) -> dict[str, Any]:
     }
 
 
-def _wish(place: Place) -> dict[str, str] | None:
+def _wish(place: Place) -> dict[str, Any] | None:
     if place.asked is None:
         return _asked(place.interface)
-    return msgspec.to_builtins(place.asked) or None
+    return _as_said(place.asked.ipam_config)
+
+
+def _as_said(wish: EndpointIPAMConfig | None) -> dict[str, Any] | None:
+    return msgspec.to_builtins(wish) or None
 
 
 def _asked(interface: Interface) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The rules of a network of one host: bridge, macvlan, ipvlan. Pure; the agent calls it."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from shoal.model.errors import InvalidArgument, NotFound, Unimplemented
@@ -54,7 +55,7 @@ def _plain(sentence: str) -> str:
 
 def _check(spec: NetworkSpec) -> None:
     check_limits(spec)
-    check_name(spec.name)
+    check_name(re.sub(r"\b \b", "_", spec.name))  # Docker's own networks may have spaces
     if spec.scope not in ("", "local"):
         raise InvalidArgument(f"Scope: {spec.scope!r} is not local or swarm", field="Scope")
     if spec.config_only or spec.config_from.network:
