@@ -8,7 +8,9 @@ import argparse
 import asyncio
 import grp
 import os
+import platform
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ from agent.network.naming import ContainerNaming, Keeping
 from agent.nodes import Nodes
 from agent.places import HostPlaces
 from agent.runtime.oci import cgroups
+from agent.runtime.oci.capabilities import of_mask
 from agent.runtime.oci.runtime import OciRuntime, OciSettings
 from agent.swarm import HostCluster
 from agent.volumes import Volumes
@@ -46,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 _NO_CONTROL = -1
 _END_SECONDS = 8.0
+_RECURSIVE_READ_ONLY = (5, 12)
 _INITS = ("/usr/bin/tini-static", "/usr/sbin/docker-init", "/usr/bin/docker-init")
 
 
@@ -90,13 +94,12 @@ async def _serve(config: AgentConfig, control_fd: int, stack: AsyncExitStack) ->
             OciSettings(root=config.run / "oci", cgroup_parent=config.cgroup_parent), clock
         )
     )
-    ground = Ground(cgroup_parent=config.cgroup_parent, cgroup_v2=hierarchies.v2, init=_init())
     settings = EngineSettings(
         directory=config.containers,
         bundles=config.run / "containers",
         networks=config.networks,
         instance=config.host.instance,
-        ground=ground,
+        ground=_ground(config, hierarchies.v2),
     )
     volumes = Volumes(config.volumes, clock)
     engine = await stack.enter_async_context(
@@ -138,8 +141,30 @@ async def _open(server: EngineServer, config: AgentConfig) -> None:
     await server.serve_unix(config.socket, group=_group("shoal"))
 
 
+def _ground(config: AgentConfig, v2: bool) -> Ground:
+    return Ground(
+        cgroup_parent=config.cgroup_parent,
+        cgroup_v2=v2,
+        init=_init(),
+        capabilities=_capabilities(),
+        recursive_read_only=_kernel() >= _RECURSIVE_READ_ONLY,
+    )
+
+
 def _init() -> str:
     return next((path for path in _INITS if Path(path).exists()), "")
+
+
+def _capabilities() -> tuple[str, ...]:
+    """What this host can give: the bounding set of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    mask = next(line.split()[1] for line in lines if line.startswith("CapBnd:"))
+    return of_mask(int(mask, 16))
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int(re.sub(r"\D.*", "", minor))
 
 
 def _group(name: str) -> int:

@@ -188,7 +188,9 @@ class Images:
         raise failure
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        return call.json(_inspected(self._store.find(call.parts["name"])))
+        image = self._store.find(call.parts["name"])
+        before = _BEFORE_1_45 if call.version < (1, 45) else {}
+        return call.json(_inspected(image) | before)
 
     async def history(self, call: Call) -> web.StreamResponse:
         rows = [
@@ -297,6 +299,10 @@ def _matches(image: Image, filters: Filters) -> bool:
 def _named(tag: str, wanted: str) -> bool:
     repository = tag.rpartition(":")[0]
     return fnmatchcase(tag, wanted) or fnmatchcase(repository, wanted)
+
+
+_BEFORE_1_45: dict[str, Any] = {"Container": "", "ContainerConfig": {}}
+"""Of builds by containers; clients of the time fail where it is missing."""
 
 
 def _inspected(image: Image) -> dict[str, Any]:

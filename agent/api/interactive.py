@@ -1,7 +1,7 @@
 """The streams of containers: attach, exec, logs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -13,6 +13,8 @@ from agent.api.streaming import Wishes, parse_detach_keys, pump
 from agent.engine.container import Container
 from agent.engine.engine import Engine
 from agent.engine.execs import ExecCreate
+from agent.engine.preparing import log_policy
+from agent.engine.records import Record
 from agent.logs import LogLine, LogQuery
 from shoal.common.clock import Clock
 from shoal.common.engine_http import frames
@@ -21,8 +23,8 @@ from shoal.common.engine_http.hijack import Connection
 from shoal.common.engine_http.instants import parse_time
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import ClusterError, Conflict, InvalidArgument, Unimplemented
+from shoal.model.log_options import Logged, said_with_lines
 from shoal.model.numbers import whole
-from shoal.model.validate.settings import NO_LOG
 
 log = structlog.get_logger(__name__)
 
@@ -110,13 +112,17 @@ class Interactive:
         if not (query.stdout or query.stderr):
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
         _check_readable(container)
-        terminal = container.record.config.tty
+        record = container.record
+        terminal = record.config.tty
+        prefix = b""
+        if call.flag("details"):
+            prefix = frames.details_of(said_with_lines(*_logged(record))) + b" "
         stream = await call.stream(frames.content_type(call.version, terminal=terminal))
-        stamps, details = call.flag("timestamps"), call.flag("details")
+        stamps = call.flag("timestamps")
         async with self._end_of(container) as ended:
             async for line in logs.read(container.directory, query, ended):
-                stamp = f"{line.time} " if stamps else ""
-                data = (stamp + " " * details).encode() + line.data
+                stamp = f"{line.time} ".encode() if stamps else b""
+                data = stamp + prefix + line.data
                 await stream.write(_encoded(line, data, terminal=terminal))
         return stream.response
 
@@ -187,7 +193,7 @@ class Interactive:
 
 
 def _check_readable(container: Container) -> None:
-    if container.record.host_config.log_config.type == NO_LOG:
+    if not log_policy(container.record.host_config).kept:
         raise Unimplemented("configured logging driver does not support reading")
 
 
@@ -196,6 +202,18 @@ def _encoded(line: LogLine, data: bytes, *, terminal: bool) -> bytes:
         return data
     stream = frames.STDERR if line.stream == logs.STDERR else frames.STDOUT
     return frames.frame(stream, data)
+
+
+def _logged(record: Record) -> tuple[Mapping[str, str], Logged]:
+    config = record.config
+    return record.host_config.log_config.config, Logged(
+        id=record.id,
+        name=record.name,
+        image_id=record.image_id,
+        image=config.image,
+        labels=config.labels,
+        env=config.env or (),
+    )
 
 
 def _tail(text: str) -> int | None:

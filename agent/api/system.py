@@ -24,6 +24,7 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, Unimplemented
+from shoal.model.log_options import DRIVERS
 
 _KINDS = frozenset({"container", "image", "volume", "build-cache"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
@@ -190,7 +191,7 @@ _UNCHANGING: dict[str, Any] = {
         "Volume": ["local"],
         "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"],
         "Authorization": None,
-        "Log": ["json-file", "local"],
+        "Log": list(DRIVERS),
     },
     "MemoryLimit": True,
     "SwapLimit": True,

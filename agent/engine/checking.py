@@ -8,10 +8,9 @@ binds) is found later, in `creation` and at the start.
 import re
 
 from agent.engine import files, ports, restart
-from agent.engine.preparing import log_policy
 from agent.runtime.oci import bundle, resources
 from shoal.model.container import ContainerConfig, DeviceMapping, HostConfig
-from shoal.model.errors import InvalidArgument, NotFound, Unimplemented
+from shoal.model.errors import InvalidArgument, Unimplemented
 from shoal.model.validate import settings
 from shoal.model.validate.mounts import check_mounts
 from shoal.model.validate.refusal import OF_HOST
@@ -23,7 +22,6 @@ _LEAST_NANO_CPUS = _NANO // 100
 _MOST_QUOTA = 1 << 40  # microseconds
 _MOST_PIDS = 1 << 22
 _MOST_NODES = 1024
-_LOG_DRIVERS = ("", "k8s-file", *settings.LOG_DRIVERS)
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}")
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 
@@ -113,7 +111,10 @@ def _check_host(config: ContainerConfig, host: HostConfig) -> None:
     if host.runtime not in ("runc", "oci"):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.volume_driver not in ("", "local") and _makes_volumes(config, host):
-        raise NotFound(f'plugin "{host.volume_driver}" not found: volumes are local')
+        raise InvalidArgument(  # not a 404, which clients take for a missing image
+            f'plugin "{host.volume_driver}" not found: volumes are local',
+            field="HostConfig.VolumeDriver",
+        )
     if ".." in host.cgroup_parent.split("/") or not host.cgroup_parent.isprintable():
         raise InvalidArgument(
             f"invalid cgroup parent: {host.cgroup_parent!r}", field="HostConfig.CgroupParent"
@@ -121,16 +122,8 @@ def _check_host(config: ContainerConfig, host: HostConfig) -> None:
 
 
 def _check_log(host: HostConfig) -> None:
-    log = host.log_config
-    if log.type not in _LOG_DRIVERS:
-        if log.type in settings.OTHER_LOG_DRIVERS:
-            raise Unimplemented(f"logging driver {log.type!r} is not supported: use json-file")
-        raise InvalidArgument(
-            f"logger: no log driver named '{log.type}' is registered",
-            field="HostConfig.LogConfig.Type",
-        )
-    settings.check_log_options(log.type, log.config, "HostConfig.LogConfig.Config", OF_HOST)
-    log_policy(host)
+    log, path = host.log_config, "HostConfig.LogConfig"
+    settings.check_logging(log.type, log.config, (f"{path}.Type", f"{path}.Config"), OF_HOST)
 
 
 def _check_kernel(host: HostConfig) -> None:

@@ -210,12 +210,15 @@ class Creator:
             if want.create_source:
                 _make_source(want)
             return mounting.settled(want, want.source, "")
-        volume = self._volumes.ensure(
-            want.name,
-            driver=want.driver,
-            labels=dict(want.labels),
-            options=dict(want.options),
-        )
+        try:
+            volume = self._volumes.ensure(
+                want.name,
+                driver=want.driver,
+                labels=dict(want.labels),
+                options=dict(want.options),
+            )
+        except NotFound as error:  # of a driver; clients take it for a missing image
+            raise InvalidArgument(str(error), field="HostConfig.Mounts") from error
         return mounting.settled(want, _subpath(volume.mountpoint, want.subpath), volume.name)
 
     def _inherited(self, host: HostConfig) -> list[MountPoint]:

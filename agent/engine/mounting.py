@@ -5,11 +5,12 @@ say; what does not exist on the host is found when the container is created.
 """
 
 import posixpath
+from collections.abc import Mapping
 
 import msgspec
 
 from agent.engine.records import MountPoint, TmpfsMount
-from shoal.model.container import ContainerConfig, HostConfig, Mount
+from shoal.model.container import BindOptions, ContainerConfig, HostConfig, Mount
 from shoal.model.errors import InvalidArgument
 from shoal.model.validate.mounts import PROPAGATIONS
 
@@ -63,6 +64,15 @@ def tmpfs(host: HostConfig) -> tuple[TmpfsMount, ...]:
     ]
     found += [_tmpfs_mount(mount) for mount in host.mounts if mount.type == "tmpfs"]
     return tuple(found)
+
+
+def bind_options(host: HostConfig) -> Mapping[str, BindOptions]:
+    """What `--mount` says of its binds, by destination."""
+    return {
+        posixpath.normpath(mount.target): mount.bind_options
+        for mount in host.mounts
+        if mount.bind_options is not None
+    }
 
 
 def settled(want: Wanted, source: str, name: str) -> MountPoint:

@@ -8,19 +8,19 @@ import asyncio
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent.engine import own_files
+from agent.engine import mounting, own_files
 from agent.engine.container import Container
 from agent.engine.records import Record
 from agent.engine.seams import Images
 from agent.network.desired import Endpoint
-from agent.runtime.oci import rootfs
+from agent.runtime.oci import resources, rootfs
 from agent.runtime.oci.bundle import oci_config
 from agent.runtime.oci.capabilities import capabilities
 from agent.runtime.oci.process import ExecRequest, exec_process
@@ -28,10 +28,10 @@ from agent.runtime.oci.request import ContainerRequest, ResolvedDevice, Resolved
 from agent.runtime.oci.seccomp import compile_profile, default_profile, parse_profile
 from agent.runtime.runtime import Bundle, LogPolicy
 from agent.volumes import is_empty
-from shoal.model.container import HostConfig
-from shoal.model.errors import Conflict, InvalidArgument
+from shoal.model.container import BindOptions, HostConfig
+from shoal.model.errors import Conflict
+from shoal.model.linux import CAPABILITIES
 from shoal.model.units import parse_size
-from shoal.model.validate.settings import NO_LOG
 
 ROOT = "fs"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -43,11 +43,15 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cgroup_parent: under which cgroups lie by default, such as `/shoal/<instance>`.
         init: path of a static init program, empty where the host has none.
+        capabilities: those that this host can give.
+        recursive_read_only: a read-only mount can be that below, too (Linux 5.12).
     """
 
     cgroup_parent: str
     cgroup_v2: bool
     init: str = ""
+    capabilities: tuple[str, ...] = CAPABILITIES
+    recursive_read_only: bool = True
 
 
 class Preparer:
@@ -168,21 +172,53 @@ class Preparer:
             cgroup=self._cgroup(record),
             user=rootfs.resolve_user(root, record.config.user, host.group_add or ()),
             hostname=record.config.hostname,
-            mounts=tuple(
-                ResolvedMount(
-                    source=mount.source,
-                    target=mount.destination,
-                    read_only=not mount.rw,
-                    propagation=mount.propagation,
-                )
-                for mount in (*record.mounts, *record.files)
-            ),
+            mounts=tuple(self._mounts(record)),
             devices=tuple(_devices(host)),
+            block_devices={
+                path: rootfs.block_device(path) for path in resources.block_devices(host)
+            },
+            known_capabilities=self._ground.capabilities,
             cgroup_v2=self._ground.cgroup_v2,
-            seccomp=_seccomp(host),
+            seccomp=self._seccomp(host),
             init=self._ground.init,
             terminal_size=host.console_size,
         )
+
+    def _mounts(self, record: Record) -> Iterator[ResolvedMount]:
+        asked = mounting.bind_options(record.host_config)
+        for mount in record.mounts:
+            options = asked.get(mount.destination, BindOptions())
+            below = not (options.non_recursive or options.read_only_non_recursive)
+            yield ResolvedMount(
+                source=mount.source,
+                target=mount.destination,
+                read_only=not mount.rw,
+                read_only_recursive=below and self._ground.recursive_read_only,
+                recursive=not options.non_recursive,
+                propagation=mount.propagation,
+            )
+        for file in record.files:
+            yield ResolvedMount(
+                source=file.source, target=file.destination, read_only=not file.rw
+            )
+
+    def _seccomp(self, host: HostConfig) -> Mapping[str, Any] | None:
+        held = capabilities(
+            host.cap_add or (),
+            host.cap_drop or (),
+            privileged=host.privileged,
+            known=self._ground.capabilities,
+        )
+        text = ""
+        for option in host.security_opt or ():
+            kind, _, value = option.replace(":", "=", 1).partition("=")
+            if kind == "seccomp":
+                text = value
+        if text == "unconfined" or host.privileged:
+            return None
+        if text:
+            return compile_profile(parse_profile(text), held, platform.machine())
+        return _default_seccomp(tuple(held))
 
     def _cgroup(self, record: Record) -> str:
         parent = record.host_config.cgroup_parent or self._ground.cgroup_parent
@@ -204,20 +240,13 @@ class Preparer:
 
 
 def log_policy(host: HostConfig) -> LogPolicy:
-    """Rotation as `--log-opt max-size=10m --log-opt max-file=3` asks for it."""
-    if host.log_config.type == NO_LOG:
-        return LogPolicy(off=True)
+    """Whether output is kept, and rotation as `max-size=10m` and `max-file=3` ask for it."""
     options = host.log_config.config
-    try:
-        return LogPolicy(
-            max_size=parse_size(options["max-size"]) if "max-size" in options else 0,
-            max_files=int(options.get("max-file", "1")),
-        )
-    except ValueError as error:
-        raise InvalidArgument(
-            f"invalid log options {dict(options)}: max-size is a size, max-file a number",
-            field="HostConfig.LogConfig.Config",
-        ) from error
+    return LogPolicy(
+        kept=host.log_config.type != "none",
+        max_size=parse_size(options["max-size"]) if "max-size" in options else 0,
+        max_files=int(options.get("max-file", "1")),
+    )
 
 
 def _own_pids(record: Record) -> bool:
@@ -237,7 +266,8 @@ def _with_tmpfs(record: Record) -> HostConfig:
 
 
 def _devices(host: HostConfig) -> list[ResolvedDevice]:
-    return [
+    """Those asked for; a privileged container has the host's besides."""
+    asked = [
         rootfs.resolve_device(
             device.path_on_host,
             device.path_in_container or device.path_on_host,
@@ -245,20 +275,9 @@ def _devices(host: HostConfig) -> list[ResolvedDevice]:
         )
         for device in host.devices
     ]
-
-
-def _seccomp(host: HostConfig) -> Mapping[str, Any] | None:
-    held = capabilities(host.cap_add or (), host.cap_drop or (), privileged=host.privileged)
-    text = ""
-    for option in host.security_opt or ():
-        kind, _, value = option.replace(":", "=", 1).partition("=")
-        if kind == "seccomp":
-            text = value
-    if text == "unconfined" or host.privileged:
-        return None
-    if text:
-        return compile_profile(parse_profile(text), held, platform.machine())
-    return _default_seccomp(tuple(held))
+    taken = {device.path for device in asked}
+    of_host = rootfs.host_devices() if host.privileged else ()
+    return [*asked, *(device for device in of_host if device.path not in taken)]
 
 
 @lru_cache(maxsize=32)

@@ -116,6 +116,13 @@ class HostSubnets:
 
     def _give_local(self, container: str, attachment: Attachment) -> Interface:
         network, pools = self._local[attachment.network]
+        versions = {pool.subnet.version for pool in pools}
+        for text in attachment.addresses:
+            if ip_address(text.partition("/")[0]).version not in versions:
+                raise InvalidArgument(
+                    f"address {text} cannot be had on network {network.name}, which has no"
+                    " subnet of its family"
+                )
         given: list[str] = []
         try:
             for pool in pools:

@@ -21,15 +21,11 @@ STDERR = 2
 
 
 class LogPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Rotation of a container's log: bytes of one file (0: never rotate), files kept.
+    """Whether output is kept, and its rotation: bytes of one file (0: never), files."""
 
-    Attributes:
-        off: nothing is kept.
-    """
-
+    kept: bool = True
     max_size: int = 0
     max_files: int = 1
-    off: bool = False
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):

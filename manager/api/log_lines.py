@@ -1,8 +1,7 @@
 """Log lines on their way from an agent to a client: taken apart, marked, put together. Pure."""
 
 import struct
-from collections.abc import Iterator, Mapping
-from urllib.parse import quote_plus
+from collections.abc import Iterator
 
 from shoal.common.engine_http.frames import STDOUT, frame
 
@@ -46,16 +45,6 @@ def split_stamp(line: bytes) -> tuple[bytes, bytes]:
     """A line's time stamp, and the line."""
     stamp, _, text = line.partition(b" ")
     return stamp, text
-
-
-def details_of(attributes: Mapping[str, str]) -> bytes:
-    """`a=b,c=d`, sorted and escaped as in a URL's query.
-
-    >>> details_of({"b": "2", "a": "x y"})
-    b'a=x+y,b=2'
-    """
-    pairs = sorted(attributes.items())
-    return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in pairs).encode()
 
 
 def rendered(stream: int, prefixes: tuple[bytes, ...], text: bytes, *, terminal: bool) -> bytes:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from manager.api.agents import read_body, read_head, request_head
 from manager.api.backend import Backend
-from manager.api.log_lines import Splitter, details_of, rendered, split_stamp
+from manager.api.log_lines import Splitter, rendered, split_stamp
 from manager.control.lookup import find_service, find_task
 from shoal.common.engine_http import frames
 from shoal.common.engine_http.call import Call
@@ -203,7 +203,7 @@ class Reading:
         self._node = node
         self._container = container
         self._last = self._resumed = b""
-        self._details = details_of(
+        self._details = frames.details_of(
             {
                 "com.docker.swarm.node.id": node,
                 "com.docker.swarm.service.id": task.service_id,

@@ -97,6 +97,20 @@ class DeviceMapping(EngineWire, frozen=True, kw_only=True):
     cgroup_permissions: str = "rwm"
 
 
+class WeightDevice(EngineWire, frozen=True, kw_only=True):
+    """A block device's weight, 10 to 1000, for this container."""
+
+    path: str
+    weight: int = always(0)
+
+
+class ThrottleDevice(EngineWire, frozen=True, kw_only=True):
+    """A bound on a block device: bytes or operations a second."""
+
+    path: str
+    rate: int = always(0)
+
+
 class DeviceRequest(EngineWire, frozen=True, kw_only=True):
     """A request to a device driver such as `--gpus` makes."""
 
@@ -198,6 +212,15 @@ class HostConfig(EngineWire, frozen=True, kw_only=True):
     nano_cpus: int = always(0)
     cgroup_parent: str = always("")
     blkio_weight: int = always(0)
+    blkio_weight_device: tuple[WeightDevice, ...] | None = ()
+    blkio_device_read_bps: tuple[ThrottleDevice, ...] | None = ()
+    blkio_device_write_bps: tuple[ThrottleDevice, ...] | None = ()
+    blkio_device_read_iops: tuple[ThrottleDevice, ...] | None = field(
+        name="BlkioDeviceReadIOps", default=()
+    )
+    blkio_device_write_iops: tuple[ThrottleDevice, ...] | None = field(
+        name="BlkioDeviceWriteIOps", default=()
+    )
     cpu_period: int = always(0)
     cpu_quota: int = always(0)
     cpu_realtime_period: int = always(0)
@@ -215,6 +238,10 @@ class HostConfig(EngineWire, frozen=True, kw_only=True):
     ulimits: tuple[Ulimit, ...] | None = always(None)
     cpu_count: int = always(0)
     cpu_percent: int = always(0)
+    io_maximum_iops: int = field(name="IOMaximumIOps", default_factory=int)
+    io_maximum_bandwidth: int = field(name="IOMaximumBandwidth", default_factory=int)
+    kernel_memory: int = 0
+    kernel_memory_tcp: int = field(name="KernelMemoryTCP", default=0)
     mounts: tuple[Mount, ...] = ()
     masked_paths: tuple[str, ...] | None = always(None)
     readonly_paths: tuple[str, ...] | None = always(None)

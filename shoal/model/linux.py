@@ -1,6 +1,6 @@
 """Names that the Linux kernel gives: capabilities and resource limits. Pure."""
 
-# Every capability up to Linux 5.9's last; the kernel refuses what it does not know.
+# Every capability up to Linux 5.9's last, by its bit; the kernel refuses what it does not know.
 CAPABILITIES = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

@@ -7,8 +7,8 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.runtime.controller import RuntimeFailure
 from agent.runtime.oci import cgroups
@@ -116,12 +116,14 @@ async def test_output_and_exit_code_are_kept(runtime: OciRuntime, make: Make) ->
         await runtime.wait(bundle.id)
 
 
-async def test_a_log_that_nobody_wants_is_not_kept(runtime: OciRuntime, make: Make) -> None:
-    _, bundle = make("sh", "-c", "echo out")
-    unlogged = msgspec.structs.replace(bundle, log=LogPolicy(off=True))
-    assert (await run(runtime, unlogged))[:2] == (0, "out\n")
-    assert not (bundle.directory / "log").exists()
-    await runtime.delete(bundle.id)
+async def test_output_that_is_not_kept_still_reaches_who_is_attached(
+    runtime: OciRuntime, make: Make
+) -> None:
+    _, bundle = make("echo", "out")
+    unkept = replace(bundle, log=LogPolicy(kept=False))
+    assert await run(runtime, unkept) == (0, "out\n", "")
+    assert not (unkept.directory / "log").exists()
+    await runtime.delete(unkept.id)
 
 
 async def test_a_container_can_be_made_again_in_its_directory(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,26 @@ def test_exec_logs_and_stop(host: Cluster) -> None:
     host.docker("m1", "stop", "-t", "1", "talks")
     assert host.docker("m1", "inspect", "-f", "{{.State.Status}}", "talks") == "exited"
     host.docker("m1", "rm", "talks")
+
+
+def test_what_is_kept_of_output(host: Cluster) -> None:
+    host.docker("m1", "run", "-d", "--name", "quiet", "--log-driver", "none", "busybox", "id")
+    assert "does not support reading" in host.docker("m1", "logs", "quiet", check=False)
+    details = ("--label", "team=a", "--log-opt", "labels=team", "--log-opt", "tag={{.Name}}")
+    assert host.docker("m1", "run", "--name", "told", *details, "busybox", "echo", "x") == "x"
+    assert host.docker("m1", "logs", "--details", "told") == "tag=told,team=a x"
+    said = host.docker("m1", "run", "--log-opt", "nope=1", "busybox", "id", check=False)
+    assert "unknown log opt 'nope' for json-file log driver" in said
+    host.docker("m1", "rm", "-f", "quiet", "told")
+
+
+def test_a_privileged_container_has_what_the_host_can_give(host: Cluster) -> None:
+    look = "grep CapEff /proc/self/status; ls /dev/loop-control"
+    said = host.docker("m1", "run", "--rm", "--privileged", "busybox", "sh", "-c", look)
+    own = Path("/proc/self/status").read_text()
+    bounding = next(line.split()[1] for line in own.splitlines() if line.startswith("CapBnd"))
+    assert bounding in said
+    assert said.endswith("/dev/loop-control") == Path("/dev/loop-control").exists()
 
 
 def test_containers_outlive_agent_and_host_process(host: Cluster) -> None:

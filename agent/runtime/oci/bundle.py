@@ -44,7 +44,7 @@ def oci_config(request: ContainerRequest) -> dict[str, Any]:
     linux: dict[str, Any] = {
         "cgroupsPath": request.cgroup,
         "namespaces": _namespaces(request),
-        "resources": resources(host)
+        "resources": resources(host, request.block_devices)
         | {"devices": device_rules(host, request.devices, privileged=host.privileged)},
         "rootfsPropagation": _propagation(request),
     }
@@ -143,6 +143,14 @@ def check_supported(host: HostConfig, *, init: bool) -> None:
         (bool(host.cgroup), "joining another container's cgroup"),
         (host.isolation not in {"", "default"}, f"isolation {host.isolation!r}"),
         (bool(host.cpu_count or host.cpu_percent), "CpuCount and CpuPercent (Windows only)"),
+        (
+            bool(host.io_maximum_iops or host.io_maximum_bandwidth),
+            "IOMaximumIOps and IOMaximumBandwidth (Windows only)",
+        ),
+        (
+            bool(host.kernel_memory or host.kernel_memory_tcp),
+            "KernelMemory and KernelMemoryTCP, which kernels have no more",
+        ),
     )
     for refused, what in refusals:
         if refused:

@@ -27,19 +27,32 @@ DEFAULT = (
 
 
 def capabilities(
-    add: Iterable[str], drop: Iterable[str], *, privileged: bool
+    add: Iterable[str],
+    drop: Iterable[str],
+    *,
+    privileged: bool,
+    known: Iterable[str] = CAPABILITIES,
 ) -> tuple[str, ...]:
-    """The set held, in the kernel's order; `ALL` stands for all in either list."""
+    """The set held, in the kernel's order; `ALL` stands for all in either list.
+
+    All are those that this host can give, which is `known`.
+    """
+    every = set(known)
     if privileged:
-        return CAPABILITIES
+        return tuple(name for name in CAPABILITIES if name in every)
     added, dropped = _names(add, "CapAdd"), _names(drop, "CapDrop")
     if "ALL" in added:
-        held = set(CAPABILITIES) - dropped
+        held = every - dropped
     elif "ALL" in dropped:
         held = added
     else:
         held = (set(DEFAULT) - dropped) | added
     return tuple(name for name in CAPABILITIES if name in held)
+
+
+def of_mask(mask: int) -> tuple[str, ...]:
+    """The capabilities of a set as the kernel shows it, such as `CapBnd` in /proc."""
+    return tuple(name for bit, name in enumerate(CAPABILITIES) if mask >> bit & 1)
 
 
 def _names(given: Iterable[str], field: str) -> set[str]:

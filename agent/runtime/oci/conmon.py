@@ -161,7 +161,7 @@ def container_arguments(program: str, runtime: str, root: Path, bundle: Bundle) 
     """Conmon's command line for a container; all paths are below the bundle's directory."""
     directory = bundle.directory
     words = _common(program, runtime, root, bundle.id, bundle.id, directory)
-    log = "none" if bundle.log.off else f"k8s-file:{bundle.logs / LOG}"
+    log = f"k8s-file:{bundle.logs / LOG}" if bundle.log.kept else "none"
     words += ["-n", bundle.id, "-l", log, "--no-sync-log"]
     if bundle.log.max_size:
         words += ["--log-size-max", str(max(LOG_CEILING, 4 * bundle.log.max_size))]

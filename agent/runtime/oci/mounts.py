@@ -39,15 +39,9 @@ def _defaults(request: ContainerRequest) -> list[dict[str, Any]]:
         ),
         _mount("sysfs", "sysfs", "/sys", [*safe, read]),
         _mount("cgroup", "cgroup", "/sys/fs/cgroup", [read, *safe]),
-        _mqueue(request, safe),
+        _mount("mqueue", "mqueue", "/dev/mqueue", safe),  # of the IPC namespace that it is in
         *_shm(request, safe),
     ]
-
-
-def _mqueue(request: ContainerRequest, safe: list[str]) -> dict[str, Any]:
-    if request.host.ipc_mode == "host":
-        return _mount("bind", "/dev/mqueue", "/dev/mqueue", ["rbind", *safe])
-    return _mount("mqueue", "mqueue", "/dev/mqueue", safe)
 
 
 def _shm(request: ContainerRequest, safe: list[str]) -> list[dict[str, Any]]:
@@ -91,7 +85,7 @@ def _bind(mount: ResolvedMount) -> dict[str, Any]:
         )
     options = ["rbind" if mount.recursive else "bind", propagation]
     if mount.read_only:
-        options.append("ro")
+        options += ["ro", "rro"] if mount.read_only_recursive else ["ro"]
     return _mount("bind", mount.source, mount.target, options)
 
 

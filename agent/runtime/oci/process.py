@@ -45,6 +45,7 @@ def container_process(request: ContainerRequest) -> dict[str, Any]:
         request.host.cap_add or (),
         request.host.cap_drop or (),
         privileged=request.host.privileged,
+        known=request.known_capabilities,
     )
     process = _process(
         request, command(request), request.user, held, request.config.working_dir or "/"
@@ -53,12 +54,6 @@ def container_process(request: ContainerRequest) -> dict[str, Any]:
     process["terminal"] = request.config.tty
     process["oomScoreAdj"] = request.host.oom_score_adj
     _sized(process, request.config.tty, request.terminal_size)
-    if request.host.ulimits:
-        process["rlimits"] = [
-            {"type": f"RLIMIT_{limit.name.upper()}", "soft": _limit(limit.soft)}
-            | {"hard": _limit(limit.hard)}
-            for limit in request.host.ulimits
-        ]
     return process
 
 
@@ -69,7 +64,10 @@ def exec_process(request: ContainerRequest, wanted: ExecRequest) -> dict[str, An
     user = wanted.user or request.user
     host = request.host
     held = capabilities(
-        host.cap_add or (), host.cap_drop or (), privileged=host.privileged or wanted.privileged
+        host.cap_add or (),
+        host.cap_drop or (),
+        privileged=host.privileged or wanted.privileged,
+        known=request.known_capabilities,
     )
     directory = wanted.working_dir or request.config.working_dir or "/"
     process = _process(request, wanted.args, user, held, directory)
@@ -134,13 +132,20 @@ def _process(
     identity: dict[str, Any] = {"uid": user.uid, "gid": user.gid}
     if groups := [user.gid, *(group for group in user.groups if group != user.gid)]:
         identity["additionalGids"] = groups
-    return {
+    process = {
         "user": identity,
         "args": list(args),
         "cwd": directory,
         "capabilities": {"bounding": list(held), "effective": own, "permitted": own},
         "noNewPrivileges": no_new_privileges(request.host),
     }
+    if request.host.ulimits:
+        process["rlimits"] = [
+            {"type": f"RLIMIT_{limit.name.upper()}", "soft": _limit(limit.soft)}
+            | {"hard": _limit(limit.hard)}
+            for limit in request.host.ulimits
+        ]
+    return process
 
 
 def _sized(process: dict[str, Any], terminal: bool, size: tuple[int, int]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from shoal.model.container import ContainerConfig, HostConfig
+from shoal.model.linux import CAPABILITIES
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,7 @@ class ResolvedMount(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         propagation: empty for `rprivate`.
+        read_only_recursive: what is mounted below is read-only too.
     """
 
     source: str
@@ -33,6 +35,7 @@ class ResolvedMount(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     propagation: str = ""
     recursive: bool = True
+    read_only_recursive: bool = False
 
 
 class ResolvedDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +60,9 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
             `NetworkMode` `host`.
         namespaces: paths of other containers' namespaces for `container:<id>` modes, by `pid`,
             `ipc` or `uts`.
+        block_devices: major and minor number of each device with a bound or weight, by path.
+        known_capabilities: what this host can give; all of them and a privileged container's
+            are no more.
         resolv_conf: paths of generated files, as are `hosts` and `hostname_file`; empty: none.
         shm: path of another container's /dev/shm for `IpcMode` `container:<id>`.
         cgroup: path of its cgroup, `<parent>/<id>`.
@@ -77,6 +83,7 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: Mapping[str, str] = {}
     mounts: tuple[ResolvedMount, ...] = ()
     devices: tuple[ResolvedDevice, ...] = ()
+    block_devices: Mapping[str, tuple[int, int]] = {}
     resolv_conf: str = ""
     hosts: str = ""
     hostname_file: str = ""
@@ -85,3 +92,4 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     seccomp: Mapping[str, Any] | None = None
     init: str = ""
     terminal_size: tuple[int, int] = (0, 0)
+    known_capabilities: tuple[str, ...] = CAPABILITIES

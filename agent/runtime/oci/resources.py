@@ -4,11 +4,11 @@ Used by `bundle` at creation and by the engine for `docker update`. The same obj
 cgroup v1 and v2; runc translates (CPU shares to weights, swap totals to swap alone).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agent.runtime.oci.request import ResolvedDevice
-from shoal.model.container import HostConfig
+from shoal.model.container import HostConfig, ThrottleDevice
 from shoal.model.errors import InvalidArgument
 from shoal.model.numbers import whole
 
@@ -26,8 +26,14 @@ _BASE_RULES = (
 )
 
 
-def resources(host: HostConfig) -> dict[str, Any]:
-    """`linux.resources` without devices; only what was asked for appears."""
+def resources(
+    host: HostConfig, numbers: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, Any]:
+    """`linux.resources` without the device cgroup; only what was asked for appears.
+
+    `numbers` are those of the block devices that have bounds; without them the bounds are left
+    as they are.
+    """
     check(host)
     found: dict[str, Any] = {}
     if cpu := _cpu(host):
@@ -36,9 +42,40 @@ def resources(host: HostConfig) -> dict[str, Any]:
         found["memory"] = memory
     if host.pids_limit:
         found["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}
-    if host.blkio_weight:
-        found["blockIO"] = {"weight": host.blkio_weight}
+    block: dict[str, Any] = {"weight": host.blkio_weight} if host.blkio_weight else {}
+    if numbers:
+        block |= _bounds(host, numbers)
+    if block:
+        found["blockIO"] = block
     return found
+
+
+def block_devices(host: HostConfig) -> set[str]:
+    """Paths of the block devices that have a weight or bound."""
+    weights = [each.path for each in host.blkio_weight_device or ()]
+    return {*weights, *(each.path for _, bounds in _throttles(host) for each in bounds)}
+
+
+def _throttles(host: HostConfig) -> Iterable[tuple[str, Iterable[ThrottleDevice]]]:
+    yield "throttleReadBpsDevice", host.blkio_device_read_bps or ()
+    yield "throttleWriteBpsDevice", host.blkio_device_write_bps or ()
+    yield "throttleReadIOPSDevice", host.blkio_device_read_iops or ()
+    yield "throttleWriteIOPSDevice", host.blkio_device_write_iops or ()
+
+
+def _bounds(host: HostConfig, numbers: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    def of(path: str) -> dict[str, Any]:
+        major, minor = numbers[path]
+        return {"major": major, "minor": minor}
+
+    found: dict[str, Any] = {
+        key: [{**of(each.path), "rate": each.rate} for each in bounds]
+        for key, bounds in _throttles(host)
+    }
+    found["weightDevice"] = [
+        {**of(each.path), "weight": each.weight} for each in host.blkio_weight_device or ()
+    ]
+    return {key: value for key, value in found.items() if value}
 
 
 def device_rules(
@@ -109,6 +146,10 @@ def check(host: HostConfig) -> None:
         )
     elif host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
         problem = "Range of blkio weight is from 10 to 1000"
+    elif any(not 10 <= each.weight <= 1000 for each in host.blkio_weight_device or ()):
+        problem = "BlkioWeightDevice: the range of a weight is from 10 to 1000"
+    elif any(each.rate <= 0 for _, bounds in _throttles(host) for each in bounds):
+        problem = "the rate of a block device (BlkioDevice...) must be above 0"
     if problem:
         raise InvalidArgument(problem, field="HostConfig")
 

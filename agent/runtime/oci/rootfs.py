@@ -6,11 +6,12 @@ Paths inside an image are its author's, so every look inside goes through the ke
 RESOLVE_IN_ROOT: no symlink leads out of it. Called by the engine, in a thread.
 """
 
+import contextlib
 import ctypes
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agent.runtime.oci.request import ResolvedDevice, User
@@ -28,6 +29,7 @@ _OPENAT2 = 437
 _RESOLVE_IN_ROOT = 0x10
 _RESOLVE_NO_MAGICLINKS = 0x02
 _READ_LIMIT = 8 << 20
+_NOT_SHARED = {"pts", "shm", "fd", "mqueue"}  # of /dev: a container has its own
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -160,6 +162,30 @@ def resolve_device(
         gid=found.st_gid,
         permissions=permissions,
     )
+
+
+def host_devices(root: Path = Path("/dev")) -> Iterator[ResolvedDevice]:
+    """All device nodes of the host but terminals in use and what a container has of its own."""
+    for directory, folders, files in os.walk(root):
+        folders[:] = sorted({*folders} - _NOT_SHARED)
+        for name in sorted({*files} - {"console"}):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(NotFound, InvalidArgument):  # gone meanwhile; no device
+                if not os.path.islink(path):
+                    yield resolve_device(path)
+
+
+def block_device(path: str) -> tuple[int, int]:
+    """Major and minor number of a block device of the host."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise InvalidArgument(
+            f"no such block device: {path}", field="HostConfig.Blkio"
+        ) from error
+    if not stat.S_ISBLK(found.st_mode):
+        raise InvalidArgument(f"{path} is no block device", field="HostConfig.Blkio")
+    return os.major(found.st_rdev), os.minor(found.st_rdev)
 
 
 def _short(links: Path, layers: Sequence[Path]) -> list[str]:

@@ -87,6 +87,9 @@ def _options(mount: Mount) -> list[tuple[str, str]]:
         known = ", ".join(PROPAGATIONS)
         sentence = f"propagation {bind.propagation!r} is none of {known}"
         found.append(("BindOptions.Propagation", sentence))
+    if bind and bind.read_only_non_recursive and bind.read_only_force_recursive:
+        sentence = "ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other"
+        found.append(("BindOptions", sentence))
     if tmpfs is not None and tmpfs.size_bytes < 0:
         sentence = f"the size must not be negative: {tmpfs.size_bytes}"
         found.append(("TmpfsOptions.SizeBytes", sentence))

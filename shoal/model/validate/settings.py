@@ -5,7 +5,7 @@ for services, `agent.engine.checking` for a person's containers and, once more, 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from shoal.model import signals
 from shoal.model.container import HealthConfig
 from shoal.model.errors import InvalidArgument
 from shoal.model.linux import RLIMITS, capability
+from shoal.model.log_options import refusal
 from shoal.model.validate.refusal import Wording
 
 GATEWAY = "host-gateway"
@@ -28,13 +29,6 @@ kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax
 kernel.shm_rmid_forced kernel.domainname
 """
 _OWN_SYSCTLS = frozenset(_IPC_WORDS.split())
-NO_LOG = "none"
-LOG_DRIVERS = ("json-file", "local", NO_LOG)
-OTHER_LOG_DRIVERS = frozenset(
-    ["awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog"]
-)
-LOG_OPTIONS = ("max-size", "max-file")
-_OTHER_LOG_OPTIONS = ("compress", "env", "env-regex", "labels", "labels-regex", "tag")
 
 
 class Ulimit(Protocol):
@@ -180,23 +174,15 @@ def check_sysctls(names: Iterable[str], path: str, wording: Wording) -> None:
             )
 
 
-def check_log_options(driver: str, options: Iterable[str], path: str, wording: Wording) -> None:
-    """Options that a log driver has."""
-    for name in options:
-        if driver == NO_LOG:
-            raise wording.invalid(
-                f"{path}.{name}", f"unknown log opt '{name}' for none log driver"
-            )
-        if name in _OTHER_LOG_OPTIONS:
-            raise wording.unimplemented(
-                f"{path}.{name}", f"log opt '{name}' is not supported yet"
-            )
-        if name not in LOG_OPTIONS:
-            raise wording.invalid(
-                f"{path}.{name}",
-                f"unknown log opt '{name}' for {driver or 'json-file'} log driver: it knows"
-                f" {' and '.join(LOG_OPTIONS)}",
-            )
+def check_logging(
+    driver: str, options: Mapping[str, str], paths: tuple[str, str], wording: Wording
+) -> None:
+    """A log driver and options that there are; `paths` lead to both."""
+    found = refusal(driver, options)
+    if found is None:
+        return
+    path = f"{paths[1]}.{found.option}" if found.option else paths[0]
+    raise (wording.unimplemented if found.missing else wording.invalid)(path, found.sentence)
 
 
 def check_oom_score(score: int, path: str, wording: Wording) -> None:

@@ -22,7 +22,7 @@ from shoal.model.spec.task import (
 from shoal.model.states import RestartCondition
 from shoal.model.validate.container import check_container
 from shoal.model.validate.refusal import OF_CLUSTER, invalid, unimplemented
-from shoal.model.validate.settings import LOG_DRIVERS, check_log_options, is_dockers_own
+from shoal.model.validate.settings import check_logging, is_dockers_own
 
 LEAST_NANO_CPUS = 1_000_000
 LEAST_MEMORY = 4 << 20
@@ -186,10 +186,6 @@ def _check_constraint(expression: str, path: str) -> None:
 
 
 def _check_log_driver(driver: LogDriver) -> None:
-    if driver.name and driver.name not in LOG_DRIVERS:
-        raise unimplemented(
-            f"{_TEMPLATE}.LogDriver.Name",
-            f"log driver {driver.name!r} is not supported; there are {', '.join(LOG_DRIVERS)}",
-        )
-    path = f"{_TEMPLATE}.LogDriver.Options"
-    check_log_options(driver.name, driver.options, path, OF_CLUSTER)
+    path = f"{_TEMPLATE}.LogDriver"
+    paths = (f"{path}.Name", f"{path}.Options")
+    check_logging(driver.name, driver.options, paths, OF_CLUSTER)

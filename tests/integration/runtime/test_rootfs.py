@@ -1,12 +1,21 @@
 """Overlay mounts, and images that try to lead the agent out of them."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from agent.runtime.oci.request import User
-from agent.runtime.oci.rootfs import make_workdir, mount, resolve_user, sweep, unmount
+from agent.runtime.oci.rootfs import (
+    block_device,
+    host_devices,
+    make_workdir,
+    mount,
+    resolve_user,
+    sweep,
+    unmount,
+)
 from shoal.model.errors import InvalidArgument
 
 pytestmark = [
@@ -70,3 +79,22 @@ def test_nothing_leads_out_of_an_image(tmp_path: Path) -> None:
     assert [path.name for path in outside.iterdir()] == ["passwd"]
     make_workdir(rootfs, "/a/b")
     assert (rootfs / "a/b").is_dir()
+
+
+def test_devices_of_the_host(tmp_path: Path) -> None:
+    for name, kind, number in (
+        ("null", stat.S_IFCHR, os.makedev(1, 3)),
+        ("console", stat.S_IFCHR, os.makedev(5, 1)),
+        ("in/ram", stat.S_IFBLK, os.makedev(1, 0)),
+        ("pts/0", stat.S_IFCHR, os.makedev(1, 3)),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        os.mknod(tmp_path / name, 0o600 | kind, number)
+    (tmp_path / "log").touch()
+    (tmp_path / "link").symlink_to("null")
+    found = [(each.path, each.kind, each.mode) for each in host_devices(tmp_path)]
+    assert found == [(f"{tmp_path}/null", "c", 0o600), (f"{tmp_path}/in/ram", "b", 0o600)]
+    assert block_device(f"{tmp_path}/in/ram") == (1, 0)
+    for wrong in ("null", "nowhere"):
+        with pytest.raises(InvalidArgument, match=wrong):
+            block_device(f"{tmp_path}/{wrong}")

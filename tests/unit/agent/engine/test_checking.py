@@ -57,6 +57,14 @@ def test_a_plain_request_passes() -> None:
             {"Host": {"LogConfig": {"Type": "none", "Config": {"max-size": "1m"}}}},
             "unknown log opt 'max-size' for none log driver",
         ),
+        (
+            {"Host": {"LogConfig": {"Type": "local", "Config": {"x": "1"}}}},
+            "unknown log opt 'x' for local log driver",
+        ),
+        (
+            {"Host": {"LogConfig": {"Type": "json-file", "Config": {"max-size": "x"}}}},
+            "log opt 'max-size': 'x' is no size",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(said: dict[str, Any], sentence: str) -> None:
@@ -73,6 +81,10 @@ def test_what_is_wrong_is_named(said: dict[str, Any], sentence: str) -> None:
         {"DeviceRequests": [{"Count": -1}]},
         {"Links": ["a:b"]},
         {"LogConfig": {"Type": "syslog"}},
+        {"LogConfig": {"Type": "local", "Config": {"compress": "true"}}},
+        {"KernelMemory": 1 << 20},
+        {"KernelMemoryTCP": 1 << 20},
+        {"IOMaximumIOps": 1},
     ],
 )
 def test_what_is_not_there_is_said(host: dict[str, Any]) -> None:

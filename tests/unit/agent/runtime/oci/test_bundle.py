@@ -4,13 +4,19 @@ import pytest
 from msgspec.structs import replace
 
 from agent.runtime.oci.bundle import oci_config
-from agent.runtime.oci.capabilities import DEFAULT, capabilities
+from agent.runtime.oci.capabilities import DEFAULT, capabilities, of_mask
 from agent.runtime.oci.process import ExecRequest, environment, exec_process
 from agent.runtime.oci.request import ContainerRequest, ResolvedMount, User
-from agent.runtime.oci.resources import resources
+from agent.runtime.oci.resources import block_devices, resources
 from agent.runtime.oci.seccomp import compile_profile, default_profile
 from agent.runtime.oci.users import find_user
-from shoal.model.container import ContainerConfig, HostConfig
+from shoal.model.container import (
+    ContainerConfig,
+    HostConfig,
+    ThrottleDevice,
+    Ulimit,
+    WeightDevice,
+)
 from shoal.model.errors import InvalidArgument, Unimplemented
 from shoal.model.linux import CAPABILITIES
 
@@ -66,6 +72,65 @@ def test_limits() -> None:
     }
     with pytest.raises(InvalidArgument, match="6MB"):
         resources(HostConfig(memory=1))
+
+
+def test_bounds_of_block_devices() -> None:
+    host = HostConfig(
+        blkio_weight_device=(WeightDevice(path="/dev/a", weight=200),),
+        blkio_device_read_bps=(ThrottleDevice(path="/dev/a", rate=5),),
+        blkio_device_write_bps=(ThrottleDevice(path="/dev/b", rate=6),),
+        blkio_device_read_iops=(ThrottleDevice(path="/dev/b", rate=7),),
+        blkio_device_write_iops=(ThrottleDevice(path="/dev/b", rate=8),),
+    )
+    assert block_devices(host) == {"/dev/a", "/dev/b"}
+    made = oci_config(
+        replace(request(host), block_devices={"/dev/a": (8, 0), "/dev/b": (8, 16)})
+    )
+    assert made["linux"]["resources"]["blockIO"] == {
+        "weightDevice": [{"major": 8, "minor": 0, "weight": 200}],
+        "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 5}],
+        "throttleWriteBpsDevice": [{"major": 8, "minor": 16, "rate": 6}],
+        "throttleReadIOPSDevice": [{"major": 8, "minor": 16, "rate": 7}],
+        "throttleWriteIOPSDevice": [{"major": 8, "minor": 16, "rate": 8}],
+    }
+    with pytest.raises(InvalidArgument, match="rate"):
+        resources(HostConfig(blkio_device_read_bps=(ThrottleDevice(path="/dev/a"),)))
+    with pytest.raises(InvalidArgument, match="BlkioWeightDevice"):
+        resources(HostConfig(blkio_weight_device=(WeightDevice(path="/dev/a", weight=1),)))
+
+
+def test_all_capabilities_are_those_that_the_host_can_give() -> None:
+    known = tuple(name for name in CAPABILITIES if name != "CAP_SYS_RESOURCE")
+    assert of_mask(0x1FFFEFFFFFF) == known
+    assert capabilities((), (), privileged=True, known=known) == known
+    assert capabilities(("ALL",), (), privileged=False, known=known) == known
+    made = oci_config(replace(request(HostConfig(privileged=True)), known_capabilities=known))
+    assert made["process"]["capabilities"]["bounding"] == list(known)
+
+
+def test_an_exec_has_the_limits_of_its_container() -> None:
+    limited = request(HostConfig(ulimits=(Ulimit(name="nofile", soft=1, hard=2),)))
+    made = exec_process(limited, ExecRequest(args=("true",)))
+    assert made["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}]
+    assert made["rlimits"] == oci_config(limited)["process"]["rlimits"]
+
+
+def test_how_far_a_bind_goes() -> None:
+    own = (
+        ResolvedMount(source="/a", target="/whole", read_only=True, read_only_recursive=True),
+        ResolvedMount(source="/a", target="/top", read_only=True),
+        ResolvedMount(source="/a", target="/alone", recursive=False),
+    )
+    made = oci_config(replace(request(), mounts=own))["mounts"]
+    options = {mount["destination"]: mount["options"] for mount in made}
+    assert options["/whole"] == ["rbind", "rprivate", "ro", "rro"]
+    assert options["/top"] == ["rbind", "rprivate", "ro"]
+    assert options["/alone"] == ["bind", "rprivate"]
+
+
+def test_message_queues_are_of_the_ipc_namespace_also_of_the_hosts() -> None:
+    made = oci_config(request(HostConfig(ipc_mode="host")))["mounts"]
+    assert next(m for m in made if m["destination"] == "/dev/mqueue")["type"] == "mqueue"
 
 
 def test_a_users_mount_replaces_a_default_and_parents_come_first() -> None:

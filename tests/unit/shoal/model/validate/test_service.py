@@ -62,6 +62,11 @@ def spec_with(path: str, value: Any) -> ServiceSpec:
         ("EndpointSpec.Ports", [OPEN, OPEN], "EndpointSpec.Ports[1].TargetPort"),
         ("EndpointSpec.Ports", [{"TargetPort": 0}], "EndpointSpec.Ports[0].TargetPort"),
         ("Mode.Replicated.Replicas", -1, "Mode.Replicated.Replicas"),
+        (
+            "TaskTemplate.LogDriver",
+            {"Name": "local", "Options": {"x": "1"}},
+            "TaskTemplate.LogDriver.Options.x",
+        ),
         ("TaskTemplate.Networks", [{}], "TaskTemplate.Networks[0].Target"),
         ("Networks", [{"Target": "n", "Aliases": ["a b"]}], "Networks[0].Aliases[0]"),
         ("Mode.ReplicatedJob.MaxConcurrent", -1, "Mode.ReplicatedJob.MaxConcurrent"),
@@ -81,6 +86,7 @@ def test_a_refusal_names_the_field(path: str, value: Any, named: str) -> None:
     [
         ("TaskTemplate.Runtime", "plugin"),
         ("TaskTemplate.LogDriver.Name", "syslog"),
+        ("TaskTemplate.LogDriver", {"Options": {"compress": "true"}}),
         ("TaskTemplate.Resources.SwapBytes", 5),
         (f"{C}.Isolation", "hyperv"),
         (f"{C}.Configs", [{"ConfigID": "x", "ConfigName": "y", "Runtime": {}}]),
