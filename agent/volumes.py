@@ -16,10 +16,12 @@ import msgspec
 
 from shoal.common.clock import Clock
 from shoal.common.entropy import new_hex_id
+from shoal.common.programs import run_program
 from shoal.model.errors import Conflict, InvalidArgument, NotFound, Unimplemented
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _RECORD = "volume.json"
+_OPTIONS = ("type", "o", "device")
 ANONYMOUS = "com.docker.volume.anonymous"
 
 
@@ -99,11 +101,39 @@ class Volumes:
         self._volumes[name] = volume
         return volume
 
+    def mount(self, volume: Volume) -> None:
+        """Mount what its options say, unless that is there already.
+
+        Raises:
+            InvalidArgument: mount(8) refuses.
+        """
+        if is_mounted(volume.mountpoint):
+            return
+        words = ["mount", "-t", volume.options["type"]]
+        if said := volume.options.get("o", ""):
+            words += ["-o", said]
+        answer = run_program([*words, "--", volume.options["device"], volume.mountpoint])
+        if answer.status != 0:
+            raise InvalidArgument(
+                f"failed to mount local volume {volume.name}: {' '.join(words)}"
+                f" {volume.options['device']}: {answer.said}",
+                field="Options",
+            )
+
+    def unmount(self, volume: Volume) -> None:
+        """End that mount, if there is one."""
+        if not is_mounted(volume.mountpoint):
+            return
+        answer = run_program(["umount", "--", volume.mountpoint])
+        if answer.status != 0:
+            raise Conflict(f"volume {volume.name} could not be unmounted: {answer.said}")
+
     def remove(self, name: str, users: list[str]) -> None:
-        """Delete a volume; `Conflict` while containers use it."""
+        """Delete a volume, never what is mounted there; `Conflict` while containers use it."""
         volume = self.get(name)
         if users:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        self.unmount(volume)
         del self._volumes[volume.name]
         directory = self._directory / name
         (directory / _RECORD).unlink(missing_ok=True)
@@ -114,6 +144,18 @@ def is_empty(directory: Path) -> bool:
     """Whether a volume may get the image's content."""
     with os.scandir(directory) as entries:
         return next(entries, None) is None
+
+
+def is_mounted(directory: str) -> bool:
+    """Whether something is mounted exactly there, be it a directory of the same file system."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    places = (line.split(" ")[4] for line in lines)
+    return any(unescaped(place) == directory for place in places)
+
+
+def unescaped(place: str) -> str:
+    """A path as /proc/self/mountinfo writes it."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)
 
 
 def size_of(directory: Path) -> int:
@@ -138,11 +180,21 @@ def _check(name: str, driver: str, options: Mapping[str, str]) -> None:
         )
     if driver not in ("", "local"):
         raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
-    if options:
-        raise Unimplemented(
-            f"volume {name}: options of the local driver ({', '.join(sorted(options))}) are not"
-            " supported; use a bind mount"
-        )
+    for option in options:
+        if option == "size":
+            raise Unimplemented(f"volume {name}: DriverOpts.size: quotas are not supported")
+        if option not in _OPTIONS:
+            raise InvalidArgument(
+                f'volume {name}: invalid option: "{option}": the local driver has'
+                f" {', '.join(_OPTIONS)}",
+                field=f"DriverOpts.{option}",
+            )
+    for option in ("type", "device"):
+        if options and not options.get(option):
+            raise InvalidArgument(
+                f'volume {name}: missing required option: "{option}"',
+                field=f"DriverOpts.{option}",
+            )
 
 
 def _load(directory: Path) -> Iterator[Volume]:

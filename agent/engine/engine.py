@@ -47,6 +47,7 @@ from agent.engine.removal import Removal
 from agent.engine.seams import Images, Wiring
 from agent.engine.shown_networks import INGRESS, Networks
 from agent.engine.updating import ContainerUpdate
+from agent.engine.volume_mounts import VolumeMounts
 from agent.images.image import Platform, parse_platform
 from agent.images.manifest import fits
 from agent.network import desired
@@ -107,7 +108,7 @@ class Engine:
             settings.networks, settings.instance, wiring, self.registry, self.events, clock
         )
         self.places = Places(self.networks, wiring)
-        self._preparer = Preparer(settings.ground, images, self._running)
+        self._preparer = Preparer(settings.ground, images, VolumeMounts(volumes), self._running)
         self._removal = Removal(self.registry, images, volumes)
         launcher = Launcher(runtime, wiring, self._preparer, self.places)
         companions = Companions(runtime, self._preparer, self.events, clock)
@@ -180,6 +181,8 @@ class Engine:
 
     def _take(self, container: Container) -> None:
         self.registry.add(container)
+        if container.state.running:
+            self._preparer.volumes.keep(container.record)
         try:
             self._images.acquire(
                 container.record.image_id, container.id, lambda: container.state.running

@@ -19,6 +19,7 @@ from agent.engine import mounting, own_files
 from agent.engine.container import Container
 from agent.engine.records import Record
 from agent.engine.seams import Images
+from agent.engine.volume_mounts import VolumeMounts
 from agent.network.desired import Endpoint
 from agent.runtime.oci import resources, rootfs
 from agent.runtime.oci.bundle import oci_config
@@ -58,8 +59,13 @@ class Preparer:
     """Makes bundles. `running` finds a container that runs, by name or id."""
 
     def __init__(
-        self, ground: Ground, images: Images, running: Callable[[str], Container]
+        self,
+        ground: Ground,
+        images: Images,
+        volumes: VolumeMounts,
+        running: Callable[[str], Container],
     ) -> None:
+        self.volumes = volumes
         self._ground = ground
         self._images = images
         self._running = running
@@ -68,6 +74,7 @@ class Preparer:
         """Mount the root, and fill fresh volumes from it."""
         layers = await self._images.layers(container.record.image_id)
         root = await asyncio.to_thread(rootfs.mount, container.directory / ROOT, layers)
+        await self.volumes.mount(container.record)
         if container.record.populate:
             await asyncio.to_thread(_populate, root, container.record)
             container.change(populate=())
@@ -75,6 +82,7 @@ class Preparer:
     async def unmount(self, container: Container) -> None:
         """End the mount; what was written stays."""
         await asyncio.to_thread(rootfs.unmount, container.directory / ROOT)
+        await self.volumes.unmount(container.record)
 
     def netns(self, record: Record, endpoint: Endpoint | None) -> str:
         """The network namespace to join: its own, another container's, or empty."""

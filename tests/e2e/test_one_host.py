@@ -55,6 +55,22 @@ def test_a_privileged_container_has_what_the_host_can_give(host: Cluster) -> Non
     assert said.endswith("/dev/loop-control") == Path("/dev/loop-control").exists()
 
 
+def test_a_volume_with_options_is_mounted_while_it_is_used(host: Cluster) -> None:
+    options = ("-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m")
+    host.docker("m1", "volume", "create", *options, "quick")
+    place = host.docker("m1", "volume", "inspect", "-f", "{{.Mountpoint}}", "quick")
+    for name in ("one", "two"):
+        host.docker(
+            "m1", "run", "-d", "--name", name, "-v", "quick:/q", "busybox", "sleep", "60"
+        )
+    host.docker("m1", "exec", "one", "touch", "/q/from-one")
+    host.docker("m1", "rm", "-f", "one")
+    assert host.docker("m1", "exec", "two", "ls", "/q") == "from-one"
+    host.docker("m1", "rm", "-f", "two")
+    assert not os.listdir(place)
+    host.docker("m1", "volume", "rm", "quick")
+
+
 def test_containers_outlive_agent_and_host_process(host: Cluster) -> None:
     host.docker("m1", "run", "-d", "--name", "lives", "busybox", "sh", "-c", COUNT)
     host.docker("m1", "run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 2; exit 7")
