@@ -1094,6 +1094,7 @@ class AssignedTask(_message.Message):
     NETWORKS_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
+    HOST_NETWORK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service_id: _builtins.str
     service_name: _builtins.str
@@ -1103,6 +1104,7 @@ class AssignedTask(_message.Message):
     registry_auth: _builtins.str
     drained: _builtins.bool
     attached: _builtins.str
+    host_network: _builtins.bool
     @_builtins.property
     def container(self) -> Global___ContainerSpec: ...
     @_builtins.property
@@ -1133,10 +1135,11 @@ class AssignedTask(_message.Message):
         networks: _abc.Iterable[Global___TaskNetwork] | None = ...,
         drained: _builtins.bool = ...,
         attached: _builtins.str = ...,
+        host_network: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_driver", b"log_driver", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "container", b"container", "desired_state", b"desired_state", "drained", b"drained", "id", b"id", "labels", b"labels", "log_driver", b"log_driver", "name", b"name", "networks", b"networks", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "container", b"container", "desired_state", b"desired_state", "drained", b"drained", "host_network", b"host_network", "id", b"id", "labels", b"labels", "log_driver", b"log_driver", "name", b"name", "networks", b"networks", "ports", b"ports", "registry_auth", b"registry_auth", "resources", b"resources", "service_id", b"service_id", "service_name", b"service_name", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

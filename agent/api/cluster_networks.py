@@ -45,13 +45,15 @@ class ClusterNetworks:
             if _passes(one, filters)
         ]
 
-    async def matching(self, text: str, *, verbose: bool) -> list[Json]:
+    async def matching(self, text: str, scope: str = "", *, verbose: bool) -> list[Json]:
         """The one that the manager takes it for, or all of this host's that it may mean."""
         if not self._cluster.manages:
             return self._matching_here(text, verbose=verbose)
         try:
             shown: Json = await self._cluster.ask(
-                "GET", f"/networks/{quote(text, safe='')}", {"verbose": "1" if verbose else "0"}
+                "GET",
+                f"/networks/{quote(text, safe='')}",
+                {"verbose": "1" if verbose else "0", "scope": scope},
             )
         except NotFound:
             return []

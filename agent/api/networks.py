@@ -84,7 +84,7 @@ class Networks:
         if scope == "local":
             return _only(text, here)
         try:
-            there = await self._cluster.matching(text, verbose=verbose)
+            there = await self._cluster.matching(text, scope, verbose=verbose)
         except Unavailable:
             if not here:
                 raise

@@ -43,9 +43,11 @@ def container_of(task: AssignedTask) -> ContainerCreate:
 def attachments_of(task: AssignedTask) -> tuple[Attachment, ...]:
     """A task's networks: the cluster's in their order, the gateway network last.
 
-    With ports of this host's the gateway network is needed in any case, else the network
-    decides.
+    On the host's own network there are none. With ports of this host's the gateway network is
+    needed in any case, else the network decides.
     """
+    if task.host_network:
+        return ()
     service = ServiceID("") if task.ports or not task.networks else task.service_id
     return (
         *(
@@ -67,7 +69,7 @@ def _host(task: AssignedTask, spec: ContainerSpec) -> HostConfig:
     dns = spec.dns_config
     driver = task.log_driver
     return HostConfig(
-        network_mode="default",
+        network_mode="host" if task.host_network else "default",
         nano_cpus=limits.nano_cpus,
         memory=limits.memory_bytes,
         memory_swap=_swap(task, limits),

@@ -13,6 +13,7 @@ from manager.allocator import networks, ports, virtual_ips
 from manager.allocator.addresses import Giver, exhausted
 from manager.view import View
 from shoal.model.changes import NOTHING, Decision, Group, Update
+from shoal.model.defaults import is_on_host_network
 from shoal.model.ids import IdSource, NetworkID, ServiceID
 from shoal.model.objects import NetworkAttachment, Service, Task, TaskStatus
 from shoal.model.states import TaskState
@@ -50,6 +51,8 @@ def _why_unallocated(view: View, service: Service) -> str | None:
     lack = ports.why_unallocated(view, service)
     if lack is not None:
         return lack
+    if is_on_host_network(service.spec.task_template):
+        return None
     for one in service.spec.task_template.networks:
         network = view.network(NetworkID(one.target))
         lack = networks.why_unallocated(view, network, one.target)
@@ -60,6 +63,8 @@ def _why_unallocated(view: View, service: Service) -> str | None:
 
 def attach(view: View, giver: Giver, task: Task) -> tuple[NetworkAttachment, ...] | str:
     """A place on each network of the task, or the sentence of the one that has none left."""
+    if is_on_host_network(task.spec):
+        return ()
     found: list[NetworkAttachment] = []
     for one in task.network_wishes:
         network = view.network(NetworkID(one.target))

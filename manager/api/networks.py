@@ -3,7 +3,12 @@
 from aiohttp import web
 
 from manager.api.backend import Backend
-from manager.api.wire.networks import network_json, peers_json, services_json
+from manager.api.wire.networks import (
+    host_network_json,
+    network_json,
+    peers_json,
+    services_json,
+)
 from manager.control.lookup import find_network, networks_of
 from manager.control.networks import in_use
 from manager.view import View
@@ -13,7 +18,7 @@ from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, NotFound
 from shoal.model.objects import Network
-from shoal.model.spec.network import NetworkSpec
+from shoal.model.spec.network import HOST, HOST_NETWORK, NetworkSpec
 
 NETWORK_FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
@@ -53,6 +58,8 @@ class NetworkHandlers:
         text, scope = call.parts["id"], call.text("scope")
         if scope not in ("", "swarm", "global"):
             raise NotFound(f"network {text} not found")
+        if text == HOST_NETWORK or (text == HOST and scope == "swarm"):
+            return call.json(host_network_json(view))
         network = find_network(view, text)
         shown = network_json(network)
         if peers := peers_json(view, network):

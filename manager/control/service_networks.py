@@ -7,9 +7,10 @@ from manager.view import View
 from shoal.model.defaults import endpoint_of, is_host_port
 from shoal.model.errors import NotFound, PermissionDenied
 from shoal.model.objects import Network
+from shoal.model.spec.network import HOST, HOST_NETWORK
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.spec.task import NetworkAttachmentConfig
-from shoal.model.validate.refusal import invalid, precondition, unimplemented
+from shoal.model.validate.refusal import invalid, precondition
 
 _OF_A_HOST = ("bridge", "none", "docker_gwbridge")
 
@@ -20,6 +21,8 @@ def resolve_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
     Raises where a network is not there or not for services, or ports cannot be published.
     """
     template = spec.task_template
+    if any(one.target in (HOST, HOST_NETWORK) for one in template.networks):
+        return _on_host_network(spec)
     found: dict[str, NetworkAttachmentConfig] = {}
     for position, wanted in enumerate(template.networks):
         network = _find(view, wanted.target)
@@ -44,6 +47,30 @@ def resolve_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
     return msgspec.structs.replace(spec, task_template=template)
 
 
+def _on_host_network(spec: ServiceSpec) -> ServiceSpec:
+    """A service whose tasks share their nodes' network, where they listen by themselves."""
+    template = spec.task_template
+    if len(template.networks) > 1:
+        raise invalid(
+            "TaskTemplate.Networks", "the network host goes with no other network of a service"
+        )
+    (one,) = template.networks
+    if one.aliases:
+        raise invalid(
+            "TaskTemplate.Networks[0].Aliases", "there are no names on the network host"
+        )
+    for position, port in enumerate(endpoint_of(spec).ports):
+        if not is_host_port(port) or port.published_port != port.target_port:
+            raise invalid(
+                f"EndpointSpec.Ports[{position}]",
+                "on the network host a port can only be published as it is, with mode host:"
+                f" published={port.target_port},target={port.target_port},mode=host",
+            )
+    own = msgspec.structs.replace(one, target=HOST_NETWORK)
+    template = msgspec.structs.replace(template, networks=(own,))
+    return msgspec.structs.replace(spec, task_template=template)
+
+
 def ingress_of(view: View) -> Network | None:
     """The ingress network, if it has not been removed."""
     return next((one for one in networks_of(view) if one.spec.ingress), None)
@@ -53,11 +80,6 @@ def _find(view: View, target: str) -> Network:
     try:
         return find_network(view, target)
     except NotFound:
-        if target == "host":
-            raise unimplemented(
-                "TaskTemplate.Networks",
-                "services on their hosts' own network are not supported",
-            ) from None
         if target in _OF_A_HOST:
             raise PermissionDenied(
                 f"The network {target} cannot be used with services. Only networks scoped to"

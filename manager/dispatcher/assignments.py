@@ -35,6 +35,7 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.changes import Failure
+from shoal.model.defaults import is_on_host_network
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Network, Node, NodeDescription, Service, Task
 from shoal.model.spec.service import PortConfig
@@ -271,6 +272,7 @@ def _assigned(
         registry_auth=confidences.credentials.get(task.service_id, ""),
         networks=task_networks(task),
         drained=drained,
+        host_network=is_on_host_network(spec.task_template),
         attached=task.attached.container_id if task.attached is not None else "",
     )
     return assigned, needed

@@ -27,6 +27,7 @@ from shoal.model.objects import (
     StoredObject,
     Task,
 )
+from shoal.model.spec.network import HOST_NETWORK
 
 ROOT = "shoal/"
 LEADER_KEY = b"leader"
@@ -138,5 +139,7 @@ def references(thing: Service | Task) -> dict[str, str]:
                 "config", config.config_id
             )
     for one in thing.spec.task_template.networks:
+        if one.target == HOST_NETWORK:
+            continue
         found[f"{ROOT}network/{one.target}"] = reference_prefix("network", one.target)
     return found

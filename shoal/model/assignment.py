@@ -34,7 +34,8 @@ class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     container's, system labels included. `registry_auth` is the base64url JSON the client sent.
     `drained`: every host that could send it new requests has stopped doing so; a task that is
     to stop waits for this, within bounds. `attached`: the container on this node, started by a
-    person, that the task stands for; there is nothing to run then.
+    person, that the task stands for; there is nothing to run then. `host_network`: it shares
+    this node's.
     """
 
     id: TaskID
@@ -52,6 +53,7 @@ class AssignedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     networks: tuple[TaskNetwork, ...] = ()
     drained: bool = False
     attached: str = ""
+    host_network: bool = False
 
 
 class Payload(msgspec.Struct, frozen=True, kw_only=True, gc=False):

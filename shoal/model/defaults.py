@@ -14,6 +14,7 @@ import msgspec
 
 from shoal.model.objects import Cluster
 from shoal.model.spec.cluster import ClusterSpec
+from shoal.model.spec.network import HOST_NETWORK
 from shoal.model.spec.service import EndpointSpec, PortConfig, ServiceSpec, UpdateConfig
 from shoal.model.spec.task import TaskSpec
 from shoal.model.states import FailureAction, RestartCondition, UpdateOrder
@@ -34,6 +35,11 @@ _UNIT = {
     "m": timedelta(minutes=1),
     "h": timedelta(hours=1),
 }
+
+
+def is_on_host_network(template: TaskSpec) -> bool:
+    """Whether its tasks share the network of the node that they run on."""
+    return any(one.target == HOST_NETWORK for one in template.networks)
 
 
 class Mode(StrEnum):

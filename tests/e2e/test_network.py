@@ -360,3 +360,22 @@ networks:
         lambda names: "shop" not in names,
         20,
     )
+
+
+def test_a_service_on_its_hosts_own_network(cluster: Cluster) -> None:
+    at = "published=7777,target=7777,mode=host"
+    serve = "httpd -f -p 7777 -h /etc"
+    create = ("service", "create", "-q", "-d", "--name", "bare", "--mode", "global")
+    image = ("--no-resolve-image", "busybox", "sh", "-c", serve)
+    cluster.docker("m1", *create, "--network", "host", "-p", at, *image)
+    cluster.await_running("m1", "bare", len(cluster.hosts), 20)
+    for host, facts in cluster.hosts.items():
+        url = f"http://{facts['address']}:7777/hostname"
+        said = subprocess.run(["curl", "-s", "-m", "5", url], capture_output=True, check=False)
+        assert said.stdout.decode().strip() == host
+    assert "Networks: host" in cluster.docker("m1", "service", "inspect", "--pretty", "bare")
+    refused = cluster.docker(
+        "m1", "service", "update", "--publish-add", "80", "bare", check=False
+    )
+    assert "on the network host a port can only be published as it is" in refused
+    cluster.docker("m1", "service", "rm", "bare")

@@ -1,12 +1,14 @@
 """Cluster networks as the container half of the API shows networks. Pure."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.view import View
 from shoal.model.addresses import bare
+from shoal.model.ids import NetworkID
 from shoal.model.objects import Network, Node, Service, Task
-from shoal.model.spec.network import VXLAN_IDS
+from shoal.model.spec.network import HOST, HOST_NETWORK, VXLAN_IDS, NetworkSpec
 
 _NONE = "<nil>"
 
@@ -36,6 +38,20 @@ def network_json(network: Network) -> Json:
         "Options": _options(network),
         "Labels": spec.labels,
     }
+
+
+def host_network_json(view: View) -> Json:
+    """The predefined network of each node's own: services name it, lists leave it out."""
+    cluster = view.cluster()
+    epoch = datetime.fromtimestamp(0, UTC)
+    created = cluster.created_at if cluster is not None else epoch
+    spec = NetworkSpec(
+        name=HOST, driver=HOST, scope="swarm", labels={"com.docker.swarm.predefined": "true"}
+    )
+    network = Network(
+        id=NetworkID(HOST_NETWORK), created_at=created, updated_at=created, spec=spec
+    )
+    return network_json(network)
 
 
 def _options(network: Network) -> Json:

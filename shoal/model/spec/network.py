@@ -11,6 +11,11 @@ MTU = "com.docker.network.driver.mtu"
 VXLAN_IDS = "com.docker.network.driver.overlay.vxlanid_list"
 
 
+HOST = "host"
+HOST_NETWORK = "hostnetworkofeverynode000"
+"""The id of the one predefined network: each task's node's own. It is not stored."""
+
+
 class IPAMConfig(Wire, frozen=True, kw_only=True):
     """One subnet. Addresses of tasks come from `IPRange`, if there is one."""
 

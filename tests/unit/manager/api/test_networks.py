@@ -170,7 +170,6 @@ async def test_legacy_networks_stand_in_the_template(tmp_path: Path) -> None:
     [
         ("nowhere", 404, "network nowhere not found"),
         ("bridge", 403, "Only networks scoped to the swarm can be used"),
-        ("host", 501, "hosts' own network"),
         ("ingress", 400, "cannot be explicitly attached to the ingress network"),
     ],
 )
@@ -181,6 +180,43 @@ async def test_networks_that_services_cannot_be_on(
         found, answer = await client.ask("POST", "/services/create", service_on(target))
         assert found == status
         assert word in answer["message"]
+
+
+async def test_a_service_on_its_nodes_own_network(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (cell, client), deciding(cell):
+        predefined = await client.get("/networks/host?scope=swarm")
+        assert (predefined["Driver"], predefined["Scope"]) == ("host", "swarm")
+        assert (await client.ask("GET", "/networks/host"))[0] == 404  # the agent's own
+        assert "host" not in [one["Name"] for one in await client.get("/networks")]
+        spec = service_on("host", Mode={"Replicated": {"Replicas": 2}})
+        port = {"TargetPort": 80, "PublishedPort": 80, "PublishMode": "host"}
+        await created(client, {**spec, "EndpointSpec": {"Ports": [port]}})
+        tasks = await assigned(cell, "web", 2)
+        assert [task.networks for task in tasks] == [(), ()]
+        shown = await client.get("/services/web")
+        assert shown["Spec"]["TaskTemplate"]["Networks"] == [{"Target": predefined["Id"]}]
+        assert (await client.get(f"/networks/{predefined['Id']}"))["Name"] == "host"
+
+
+async def test_what_goes_not_with_the_nodes_own_network(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (_, client):
+        await made(client, "back")
+        spec = service_on("host")
+        port = {"TargetPort": 80, "PublishedPort": 8080}
+        for changed, sentence in (
+            ({"EndpointSpec": {"Ports": [port]}}, "published=80,target=80,mode=host"),
+            (
+                {"EndpointSpec": {"Ports": [{**port, "PublishMode": "host"}]}},
+                "published=80,target=80,mode=host",
+            ),
+            (service_on({"Target": "host", "Aliases": ["a"]}), "no names on the network host"),
+        ):
+            status, answer = await client.ask("POST", "/services/create", {**spec, **changed})
+            assert (status, sentence in answer["message"]) == (400, True)
+        both = service_on("host")
+        both["TaskTemplate"]["Networks"].append({"Target": "back"})
+        status, answer = await client.ask("POST", "/services/create", both)
+        assert (status, "goes with no other network" in answer["message"]) == (400, True)
 
 
 async def test_an_update_changes_networks_and_virtual_ips(tmp_path: Path) -> None:
