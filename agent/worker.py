@@ -239,7 +239,10 @@ class Worker:
             if key not in self._assignments.tasks and key not in self._managers:
                 _log.warning("container of an unknown task", task=key)
                 stray = AssignedTask(id=key, service_id=ServiceID(""), service_name="", name="")
-                self._begin(_leaving(stray))
+                try:
+                    self._begin(_leaving(stray))
+                except Exception as error:  # noqa: BLE001 - trouble of one stays with it
+                    self._failed(key, error)
 
     def _begin(self, task: AssignedTask) -> None:
         known = self._statuses.get(task.id)

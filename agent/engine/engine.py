@@ -167,7 +167,7 @@ class Engine:
                     await self.lifecycle.adopt(container)
                     if container.state.running:
                         await self.execs.adopt(container)
-                except (ClusterError, OSError):
+                except Exception:
                     log.exception("container could not be adopted", container=container.id)
 
         async with asyncio.TaskGroup() as group:

@@ -48,6 +48,7 @@ class Fate(StrEnum):
 
     STARTED = "started"
     ENDED = "ended by itself"
+    STOPPING = "told to stop"
     STOPPED = "stopped"
     REMOVED = "removed"
     POWER = "lost its power"
@@ -76,6 +77,10 @@ class FakeContainer:
         """It runs from now on."""
         self.state = state
         self._witness(self.task.id, Fate.STARTED)
+
+    def stopping(self) -> None:
+        """It was told to stop."""
+        self._witness(self.task.id, Fate.STOPPING)
 
     def end(self, code: int, fate: Fate = Fate.ENDED) -> None:
         """It has ended."""
@@ -204,6 +209,7 @@ class FakeController:
         found = self._host.containers.get(self._task.id)
         if found is None or found.state.started_at is None or found.exit_code is not None:
             return
+        found.stopping()
         await asyncio.sleep(self._plan.stop)
         found.end(STOPPED, Fate.STOPPED)
 

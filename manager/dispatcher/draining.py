@@ -93,7 +93,7 @@ class Draining:
         if self._presence.lease != self._lease:
             self._written = NOBODY  # what was written has gone with the lease before
         found = self._drains.look(self._memory, self._mine(), self._seated(), self._written)
-        for node in found.nodes:
+        for node in sorted(found.nodes):
             if (session := self._sessions.of(node)) is not None:
                 session.wake()
         return found.record

@@ -16,11 +16,13 @@ from manager.dispatcher.networks import NetworkPart, NetworkParts
 from manager.view import View
 from shoal.model.changes import Event
 from shoal.model.defaults import endpoint_of, is_host_port
-from shoal.model.ids import NetworkID, NodeID, TaskID
-from shoal.model.objects import Applied, Task
+from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
+from shoal.model.objects import Applied, Service, Task
 from shoal.model.states import TaskState
 
 NOBODY = Applied()
+REMEMBERED = 1000
+"""So many services that took a port back are remembered; their tasks are waited for longer."""
 
 
 class Progress:
@@ -92,6 +94,7 @@ class Drains:
         self._parts = parts
         self._since: dict[TaskID, int] = {}
         self._drained: set[TaskID] = set()
+        self._gave_up: dict[ServiceID, None] = {}
         self._there: dict[NetworkID, tuple[NetworkPart, Mapping[NodeID, int]]] = {}
 
     def __bool__(self) -> bool:
@@ -99,8 +102,10 @@ class Drains:
         return bool(self._since)
 
     def note(self, event: Event) -> None:
-        """Take in a change of a task."""
+        """Take in a change of a task, or of a service's ports."""
         task = event.object
+        if isinstance(task, Service):
+            self._note_ports(task.id, event)
         if not isinstance(task, Task):
             return
         if event.after is not None and _stops(task):
@@ -110,6 +115,17 @@ class Drains:
             self._drained.discard(task.id)
             if not self._since:
                 self._there.clear()
+
+    def _note_ports(self, service: ServiceID, event: Event) -> None:
+        """Remember who took ports back: nodes may not have applied that yet."""
+        after = event.after
+        left = after.endpoint.ports if isinstance(after, Service) else ()
+        if isinstance(event.before, Service) and any(
+            port not in left and not is_host_port(port) for port in event.before.endpoint.ports
+        ):
+            self._gave_up[service] = None
+            if len(self._gave_up) > REMEMBERED:
+                del self._gave_up[next(iter(self._gave_up))]
 
     def drained(self, view: View, task: Task) -> bool:
         """Whether a task gets no new requests; one that is to go on does."""
@@ -162,7 +178,7 @@ class Drains:
 
     def _clients(self, view: View, task: Task) -> frozenset[NodeID] | None:
         """The nodes that could send it requests; None for all."""
-        if _published(view, task):
+        if task.service_id in self._gave_up or _published(view, task):
             return None
         found: set[NodeID] = set()
         for place in task.networks:
@@ -197,11 +213,16 @@ def _stops(task: Task) -> bool:
 
 
 def _published(view: View, task: Task) -> bool:
-    """Whether every node may lead a port to it: by its own spec, or by its service's now."""
+    """Whether every node may lead a port to it: by its own spec, or by its service's.
+
+    By that of a moment ago too: nodes may not have applied yet that a port was taken back.
+    """
     ports = endpoint_of(task.service_spec).ports
     service = view.service(task.service_id)
     if service is not None:
         ports = (*ports, *service.endpoint.ports)
+        if service.previous_spec is not None:
+            ports = (*ports, *endpoint_of(service.previous_spec).ports)
     return any(not is_host_port(port) for port in ports)
 
 

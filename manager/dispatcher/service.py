@@ -328,7 +328,7 @@ class Dispatcher(DispatcherServicer):
             session.sequence += 1
             message = dispatcher_pb2.ManagerMessage()
             assignments = message.assignments
-            to_message(self._stamp(), assignments.stamp)
+            to_message(self._stamp(session), assignments.stamp)
             assignments.complete = session.sequence == 1
             assignments.sequence = session.sequence
             to_message(part, assignments.difference)
@@ -342,11 +342,18 @@ class Dispatcher(DispatcherServicer):
         """Seconds between an agent's heartbeats, as the cluster is set."""
         return heartbeat_of(self._memory.cluster()).total_seconds()
 
-    def _stamp(self) -> Stamp:
+    def _stamp(self, session: AgentSession) -> Stamp:
+        """As of now. A manager begun while nobody leads knows of no epoch: the agent's counts.
+
+        Its word is no older: it registered the agent at the revision that this one has applied.
+        """
         cluster = self._memory.cluster()
+        incarnation = cluster.incarnation if cluster is not None else 0
+        applied = session.applied
+        known = applied is not None and applied.incarnation == incarnation
         return Stamp(
-            incarnation=cluster.incarnation if cluster is not None else 0,
-            epoch=self._memory.epoch,
+            incarnation=incarnation,
+            epoch=max(self._memory.epoch, applied.epoch if known and applied else 0),
             revision=self._memory.revision,
         )
 

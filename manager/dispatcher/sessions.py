@@ -50,7 +50,8 @@ class Leftover(msgspec.Struct, frozen=True):
 class AgentSession:
     """One agent's session: what it was told last and has applied, when it was heard last.
 
-    `stale`: it may not be what it is to be told now.
+    `stale`: it may not be what it is to be told now. `applied` is what the agent said at its
+    registration that it has applied of others' words.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class AgentSession:
         self.leftover = leftover
         self.revision = revision
         self.heard = heard
+        self.applied: Stamp | None = None
         self.told: Assignments | None = None
         self.sequence = 0
         self.progress = Progress()
@@ -158,7 +160,9 @@ class Sessions:
             )
         self._opening[node] = self._opening.get(node, 0) + 1
         try:
-            return await self._opened(node, report, lease)
+            session = await self._opened(node, report, lease)
+            session.applied = applied
+            return session
         finally:
             self._opening[node] -= 1
             if not self._opening[node]:

@@ -30,8 +30,9 @@ from manager.view import View
 from shoal.model.changes import NOTHING, Change, Create, Decision, Group, Update
 from shoal.model.constraints import first_unmet
 from shoal.model.defaults import UpdateRule, endpoint_of, is_host_port, is_job, update_rule
-from shoal.model.ids import IdSource, NodeID, ServiceID, TaskID
+from shoal.model.ids import ConfigID, IdSource, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.objects import Service, Task, UpdatedSlot, UpdateProgress, UpdateStatus
+from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import (
     FailureAction,
     TaskState,
@@ -334,6 +335,10 @@ class _Step:
             return self._ends(UpdateState.ROLLBACK_PAUSED, message, self._progress)
         previous = self._service.previous_spec
         if self._rule.failure_action is FailureAction.ROLLBACK and previous is not None:
+            gone = _gone(self._make.view, previous)
+            if gone:
+                message = f"update paused {why}; it cannot be rolled back: {gone} was removed"
+                return self._ends(UpdateState.PAUSED, message, self._progress)
             message = f"update rolled back {why}"
             back = self._ends(UpdateState.ROLLBACK_STARTED, message, self._progress)
             return msgspec.structs.replace(
@@ -344,6 +349,24 @@ class _Step:
                 previous_spec_version=0,
             )
         return self._ends(UpdateState.PAUSED, f"update paused {why}", self._progress)
+
+
+def _gone(view: View, spec: ServiceSpec) -> str:
+    """What a spec refers to and is there no more, by name; no service may be brought to it."""
+    for wish in spec.task_template.networks:
+        network = view.network(NetworkID(wish.target))
+        if network is None or network.pending_delete:
+            return f"network {network.name if network is not None else wish.target}"
+    container = spec.task_template.container_spec
+    if container is None:
+        return ""
+    for secret in container.secrets:
+        if view.secret(SecretID(secret.secret_id)) is None:
+            return f"secret {secret.secret_name}"
+    for config in container.configs:
+        if view.config(ConfigID(config.config_id)) is None:
+            return f"config {config.config_name}"
+    return ""
 
 
 def _runs(tasks: Sequence[Task]) -> bool:

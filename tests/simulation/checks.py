@@ -5,14 +5,16 @@ how a decider decides: only what must never be seen.
 """
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from agent.runtime.fake import Fate
 from manager.control.canonical import canonical_service
 from manager.orchestrator.slots import Cell, cell_of
+from shoal.model.addresses import bare
 from shoal.model.changes import Event
 from shoal.model.defaults import is_host_port, protocol_of, update_rule
-from shoal.model.ids import NodeID, ServiceID, TaskID
-from shoal.model.objects import Node, Service, Task
+from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
+from shoal.model.objects import Network, Node, Service, Task
 from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState, UpdateOrder, UpdateState
@@ -33,6 +35,7 @@ class Acknowledged:
         self._specs: dict[ServiceID, list[ServiceSpec]] = {}
         self._taken: dict[ServiceID, list[tuple[int, ServiceSpec]]] = {}
         self._removals: dict[ServiceID, None] = {}
+        self._rollbacks: dict[ServiceID, None] = {}
         self._nodes: dict[NodeID, list[NodeSpec]] = {}
         self._node_removals: dict[NodeID, None] = {}
 
@@ -57,6 +60,10 @@ class Acknowledged:
         taken = self._taken.get(service, [])
         if not any(at > revision and one == canonical_service(spec) for at, one in taken):
             self._truth.object_to(f"an acknowledged update of {spec.name} was never written")
+
+    def wants_rollback(self, service: ServiceID) -> None:
+        """By a user: to the spec before, whatever that is by then."""
+        self._rollbacks[service] = None
 
     def wants_removal(self, service: ServiceID) -> None:
         self._removals[service] = None
@@ -100,6 +107,7 @@ class Acknowledged:
             return
         status = after.update_status
         back = status is not None and status.state is UpdateState.ROLLBACK_STARTED
+        back = back or after.id in self._rollbacks
         if not back or after.spec != before.previous_spec:
             self._truth.object_to(f"nobody wanted this spec of {after.spec.name}")
 
@@ -189,7 +197,7 @@ class Lives:
 
 
 class Exclusive:
-    """No two holders of one published port, one node's subnet, one port of a host."""
+    """No two holders of one published port, node's subnet, host's port, network's address."""
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
@@ -200,6 +208,10 @@ class Exclusive:
             self._services()
         if Node in kinds:
             self._nodes()
+        if Network in kinds:
+            self._networks()
+        for network in sorted(_networks_of(revision.events)):
+            self._addresses(network)
         if Task in kinds:
             for event in revision.events:
                 if isinstance(event.after, Task) and event.after.node_id is not None:
@@ -226,6 +238,42 @@ class Exclusive:
                     f"subnet {node.subnet} is that of {held[node.subnet]} and {node.id}"
                 )
 
+    def _networks(self) -> None:
+        vnis: dict[int, str] = {}
+        subnets: list[tuple[str, IPv4Network | IPv6Network]] = []
+        for network in self._truth.view.networks():
+            if network.vni and vnis.setdefault(network.vni, network.id) != network.id:
+                self._truth.object_to(f"VNI {network.vni} is that of two networks")
+            for pool in network.pools:
+                mine = ip_network(pool.subnet)
+                for other, its in subnets:
+                    if mine.version == its.version and mine.overlaps(its):
+                        self._truth.object_to(f"subnets {mine} and {its} of {other} overlap")
+                subnets.append((network.name, mine))
+
+    def _addresses(self, identity: NetworkID) -> None:
+        view = self._truth.view
+        network = view.network(identity)
+        held = {pool.gateway: "the gateway" for pool in network.pools} if network else {}
+        takers: list[tuple[str, str]] = [
+            (bare(address), task.id)
+            for task in view.tasks_on_network(identity)
+            if not task.ended
+            for place in task.networks
+            if place.network_id == identity
+            for address in place.addresses
+        ]
+        takers += [
+            (bare(ip.addr), service.id)
+            for service in view.services()
+            for ip in service.endpoint.virtual_ips
+            if ip.network_id == identity
+        ]
+        for address, taker in takers:
+            other = held.setdefault(address, taker)
+            if other != taker:
+                self._truth.object_to(f"{taker} and {other} have address {address}")
+
     def _host_ports(self, node: NodeID) -> None:
         held: dict[tuple[str, int], Task] = {}
         for task in self._truth.view.tasks_of_node(node):
@@ -241,6 +289,21 @@ class Exclusive:
                         f"{self._truth.name(task)} and {self._truth.name(other)} have port"
                         f" {port.published_port} of {node}"
                     )
+
+
+def _networks_of(events: Iterable[Event]) -> set[NetworkID]:
+    """Networks on which an address was given."""
+    found: set[NetworkID] = set()
+    for event in events:
+        match event.before, event.after:
+            case before, Task() as task if task.networks:
+                if not isinstance(before, Task) or before.networks != task.networks:
+                    found.update(place.network_id for place in task.networks)
+            case _, Service() as service:
+                found.update(ip.network_id for ip in service.endpoint.virtual_ips)
+            case _:
+                continue
+    return found
 
 
 class Containers:
@@ -282,10 +345,12 @@ class Containers:
                 if task.node_id != node:
                     self._truth.object_to(f"{name} of {task.node_id} was started on {node}")
                 self._alone(node, task, name)
-            case Fate.ENDED | Fate.POWER:
+            case Fate.ENDED | Fate.POWER | Fate.STOPPING:
                 return
 
     def _alone(self, node: NodeID, task: Task, name: str) -> None:
+        if self._truth.down_lately(node):
+            return  # it was given up, and has not heard of that yet
         start_first = self._start_first(task)
         beside = [
             (where, other)

@@ -133,7 +133,10 @@ class Misfortune:
             self._stage.etcd.expire(lease)
 
     async def _slow_watch(self) -> None:
-        """One manager sees late what all others see; if it leads, that it does no more."""
+        """One manager sees late what all others see; if it leads, that it does no more.
+
+        A host that has heard the others turns to it, for it reaches no other one.
+        """
         managers, truth, etcd = self._stage.managers, self._stage.truth, self._stage.etcd
         if not managers:
             return
@@ -142,14 +145,32 @@ class Misfortune:
             manager = self._chance.choice(tuple(managers.values()))
         self._say(f"{manager.node} sees late")
         manager.kv.lag = (0.5, 3.0)
+        await asyncio.sleep(self._chance.uniform(0.3, 1.5))
+        host = self._best_informed(but=manager)
+        cut = [m for m in self._stage.manager_nodes if m not in (host, manager.node)]
+        for other in cut:
+            self._stage.network.cut(host, other)
+        self._stage.network.break_off(host)
+        self._say(f"{host} reaches no manager but {manager.node}")
         await self._while(2.0)
         lease = etcd.lease_of(LEADER_KEY)
         if lease and manager.node == truth.leader:
             self._say("the leader's lease ends early")
             etcd.expire(lease)
         await self._while(4.0)
+        for other in cut:
+            self._stage.network.mend(host, other)
         manager.kv.lag = (0.0, 0.0)
         self._say(f"{manager.node} sees in time")
+
+    def _best_informed(self, but: Manager) -> NodeID:
+        """Of the hosts with sessions elsewhere, the one that has heard the newest."""
+        agents = {
+            name: host.agent.worker.stamp
+            for name, host in self._stage.hosts.items()
+            if host.agent is not None and but.sessions.of(name) is None
+        }
+        return max(agents, key=lambda name: agents[name], default=but.node)
 
     async def _no_quorum(self) -> None:
         self._say("no quorum")
@@ -179,6 +200,7 @@ class Misfortune:
             delay=(0.001, chance.choice((0.01, 0.3, 1.5))),
             twice=chance.choice((0.0, 0.2)),
             breaks=chance.choice((0.0, 0.02, 0.1)),
+            late=chance.choice((0.0, 0.0, 0.1)),
         )
         self._say(f"network: {weather}")
         self._stage.network.change_weather(weather)

@@ -13,11 +13,8 @@ from manager.control.attachments import Attachments
 from manager.control.operations import Chance, Operations
 from manager.control.writing import Writer
 from manager.dispatcher.assignments import Confidences
-from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkParts
 from manager.dispatcher.presence import Presence
-from manager.dispatcher.service import Dispatcher
-from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
 from manager.leader import Leadership, Leading
 from manager.loops.loop import ControlLoop, Row
@@ -36,6 +33,7 @@ from shoal.common.supervise import Supervisor
 from shoal.model.ids import NodeID
 from tests.simulation.clockwork import VirtualClock
 from tests.simulation.network import Network
+from tests.simulation.parts import REAL, Parts
 from tests.simulation.store import ManagersKV
 
 
@@ -50,6 +48,7 @@ class Manager:
         table: Sequence[Row],
         chance: random.Random,
         group: asyncio.TaskGroup,
+        made: Parts = REAL,
     ) -> None:
         self.node = node
         self.kv = kv
@@ -78,13 +77,13 @@ class Manager:
         )
         self.leadership = Leadership(kv, me, leading.run, self._answers, chance)
         self._presence = Presence(kv, chance)
-        self._sessions = sessions = Sessions(
+        self.sessions = sessions = made.sessions(
             kv, self.memory, barrier, self._presence, node, clock, ids
         )
         self._statuses = StatusWriter(kv, self.memory)
         parts = NetworkParts()
-        self.draining = Draining(kv, self.memory, sessions, self._presence, parts, node)
-        self.dispatcher = Dispatcher(
+        self.draining = made.draining(kv, self.memory, sessions, self._presence, parts, node)
+        self.dispatcher = made.dispatcher(
             self.memory,
             sessions,
             self._statuses,
@@ -116,7 +115,7 @@ class Manager:
             group.create_task(keep("feed", self._feed.run), name="feed")
             await self._feed.ready()
             group.create_task(keep("presence", self._presence.run), name="presence")
-            group.create_task(keep("sessions", self._sessions.run), name="sessions")
+            group.create_task(keep("sessions", self.sessions.run), name="sessions")
             group.create_task(keep("draining", self.draining.run), name="draining")
             group.create_task(keep("statuses", self._statuses.run), name="statuses")
             group.create_task(keep("leadership", self.leadership.run), name="leadership")

@@ -16,6 +16,8 @@ from typing import Generic, Self, TypeVar
 from msgspec import Struct
 
 from proto import dispatcher_pb2
+from proto.convert import from_message
+from shoal.model.assignment import Stamp
 from shoal.model.errors import ClusterError, Unavailable
 from shoal.model.ids import NodeID
 
@@ -29,10 +31,15 @@ M = TypeVar("M", AgentMessage, ManagerMessage)
 
 
 class Weather(Struct):
-    """What messages meet; delays in seconds, the rest probabilities a message."""
+    """What messages meet; delays in seconds, the rest probabilities a message.
+
+    `late`: after a manager's word comes one that this or another one said long ago. No TCP does
+    that: what is left then is the stamp of each word.
+    """
 
     delay: tuple[float, float] = (0.0005, 0.005)
     twice: float = 0.0
+    late: float = 0.0
     breaks: float = 0.0
 
 
@@ -86,6 +93,9 @@ class Pipe(Generic[M]):
                     broken()
                     return
                 self._arrive(item)
+                older = self._network.recall(self._target, item)
+                if older is not None:
+                    self._arrive(older)  # type: ignore[arg-type]
                 if _repeatable(item) and weather.twice and chance.random() < weather.twice:
                     self._arrive(item)
 
@@ -112,11 +122,15 @@ class Stream:
         self.address = address
         self.up: Pipe[AgentMessage] = Pipe(network, node, address)
         self.down: Pipe[ManagerMessage] = Pipe(network, address, node)
+        self._network = network
+        self._applied: Stamp | None = None
         self._served: asyncio.Task[None] | None = None
 
     # -- the agent's end
 
     async def write(self, message: AgentMessage) -> None:
+        if message.WhichOneof("said") == "register":
+            self._applied = from_message(message.register.applied, Stamp)
         self.up.put(message)
 
     async def read(self) -> ManagerMessage:
@@ -141,6 +155,9 @@ class Stream:
             raise
 
     async def tell(self, message: ManagerMessage) -> None:
+        if message.WhichOneof("said") == "assignments" and self._applied is not None:
+            stamp = from_message(message.assignments.stamp, Stamp)
+            self._network.speaks(self.address, self.node, self._applied, stamp)
         self.down.put(message)
 
     async def serve(self, serve: Serve) -> None:
@@ -186,6 +203,20 @@ class Network:
         self._cut: dict[tuple[str, str], None] = {}
         self._idle: dict[str, None] = {}
         self._changed = asyncio.Event()
+        self._said: dict[str, deque[ManagerMessage]] = {}
+        self.speaks: Callable[[str, NodeID, Stamp, Stamp], None] = lambda *_: None
+
+    def recall(self, target: str, item: object) -> ManagerMessage | None:
+        """A whole set that some manager told this node of once; by chance, and not often."""
+        if not isinstance(item, ManagerMessage) or item.WhichOneof("said") != "assignments":
+            return None
+        said = self._said.setdefault(target, deque(maxlen=4))
+        older = None
+        if said and self.weather.late and self.chance.random() < self.weather.late:
+            older = said[0]
+        if item.assignments.complete:
+            said.append(item)
+        return older
 
     def change_weather(self, weather: Weather) -> None:
         self.weather = weather
@@ -227,6 +258,12 @@ class Network:
         for stream, (served, *_) in tuple(self._streams.items()):
             if stream.address == address:
                 served.cancel()
+
+    def break_off(self, host: str) -> None:
+        """All connections of a host's agent break; what was under way is lost."""
+        for stream in self._streams:
+            if stream.node == host:
+                stream.break_off()
 
     def lose_power(self, host: str) -> None:
         """Nothing of what the host had under way will ever arrive, nor an end."""

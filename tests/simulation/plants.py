@@ -1,22 +1,41 @@
-"""Deciders with a fault planted in them, as rows of the table: the checks must object."""
+"""Deciders and other parts with a fault planted in them: the checks must object."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from typing_extensions import override
 
+from agent.worker import Worker
+from manager.dispatcher.draining import Draining
+from manager.dispatcher.service import Dispatcher
+from manager.dispatcher.sessions import AgentSession, Sessions
 from manager.loops.loop import Row
 from manager.loops.table import TABLE
 from manager.orchestrator import enforcer, reaper, replicated_mode, restart, update
 from manager.orchestrator.newtask import Maker
 from manager.scheduler import schedule
+from manager.store.barrier import Barrier
+from manager.store.kv import KV
+from manager.store.memory import Memory
 from manager.view import NodeTotals, View
+from proto import dispatcher_pb2
+from proto.convert import to_message
+from shoal.model.assignment import Payload, Stamp
 from shoal.model.changes import Change, Decision, Delete, Group, Update
 from shoal.model.ids import IdSource, NodeID, ServiceID
 from shoal.model.objects import Service, Task
-from shoal.model.spec.service import Replicated, ServiceMode, ServiceSpec, UpdateConfig
+from shoal.model.spec.service import (
+    Replicated,
+    ReplicatedJob,
+    ServiceMode,
+    ServiceSpec,
+    UpdateConfig,
+)
 from shoal.model.states import TaskState
+from tests.simulation.hosts import NO_STAMP
 
 Decide = Callable[[View, str, datetime, IdSource], Decision]
 
@@ -175,3 +194,118 @@ def wait_in_silence(view: View, key: str, now: datetime, ids: IdSource) -> Decis
         )
     )
     return msgspec.structs.replace(decision, groups=groups)
+
+
+POISONED = "s0"
+"""The name of the service on which `raising` deciders raise."""
+
+
+def raising(name: str, raised: list[str]) -> tuple[Row, ...]:
+    """The table with a decider that raises for one service, and decides well for all others.
+
+    The keys on which it did are put into `raised`.
+    """
+    row = next(row for row in TABLE if row.name == name)
+
+    def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        service = view.service(ServiceID(key))
+        if service is not None and service.spec.name == POISONED:
+            raised.append(key)
+            raise ZeroDivisionError("poisoned")
+        return row.decide(view, key, now, ids)
+
+    return planted(name, decide)
+
+
+def _with_jobs(row: str, change: Callable[[ReplicatedJob], ReplicatedJob]) -> Decide:
+    decide = next(one.decide for one in TABLE if one.name == row)
+
+    def other(spec: ServiceSpec) -> ServiceSpec:
+        job = spec.mode.replicated_job
+        if job is None:
+            return spec
+        return msgspec.structs.replace(spec, mode=ServiceMode(replicated_job=change(job)))
+
+    def lied_to(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
+        return _with_true_specs(view, decide(_OtherSpec(view, other), key, now, ids))
+
+    return lied_to
+
+
+def _more_at_once(job: ReplicatedJob) -> ReplicatedJob:
+    return ReplicatedJob(
+        max_concurrent=(job.max_concurrent or 1) + 1, total_completions=job.total_completions
+    )
+
+
+def _more_completions(job: ReplicatedJob) -> ReplicatedJob:
+    return ReplicatedJob(
+        max_concurrent=job.max_concurrent, total_completions=(job.total_completions or 1) + 1
+    )
+
+
+too_many_at_once = _with_jobs("jobs", _more_at_once)
+"""Runs one task of a job more at a time than it may."""
+
+too_many_completions = _with_jobs("jobs", _more_completions)
+"""Runs a job once more than was asked for."""
+
+
+# -- parts of managers and agents
+
+
+class TakesAnyStamp(Worker):
+    """An agent that does not remember what it has applied."""
+
+    @property
+    @override
+    def stamp(self) -> Stamp:
+        return NO_STAMP
+
+
+class KeepsItsNetwork(Worker):
+    """An agent that leaves its cluster and its network behind."""
+
+    @override
+    async def release(self) -> None:
+        return
+
+
+class _NeverWaits(_Changed):
+    """A memory that is never waited for."""
+
+    async def reached(self, revision: int) -> None:
+        await asyncio.sleep(0.05)
+
+
+class _NoBarrier(Barrier):
+    @override
+    async def reached(self) -> int:
+        return 0
+
+
+def hasty_sessions(kv: KV, memory: Memory, barrier: Barrier, *more: Any) -> Sessions:
+    """Registers agents at a manager that may not know yet what they have applied."""
+    return Sessions(kv, _NeverWaits(memory), _NoBarrier(kv, memory.reached), *more)  # type: ignore[arg-type]
+
+
+class DrainsAtOnce(Draining):
+    """Says of each task that is to stop that nobody asks it any more."""
+
+    @override
+    def drained(self, task: Task) -> bool:
+        return not task.wanted
+
+
+class TellsAllSecrets(Dispatcher):
+    """Tells every node of every secret."""
+
+    @override
+    def _news(self, session: AgentSession) -> list[dispatcher_pb2.ManagerMessage]:
+        news = super()._news(session)
+        for message in news:
+            if message.WhichOneof("said") == "assignments":
+                difference = message.assignments.difference
+                for secret in self._memory.secrets():
+                    to_message(Payload(id=secret.id, data=b"-"), difference.secrets.add())
+        return news

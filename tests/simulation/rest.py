@@ -11,11 +11,12 @@ from manager.dispatcher.networks import NetworkParts
 from manager.loops.table import TABLE
 from manager.view import View
 from shoal.common.entropy import SeededIds
-from shoal.model.ids import NodeID
+from shoal.model.ids import NodeID, ServiceID
 from shoal.model.objects import Node, Object, Task
 from shoal.model.states import NodeState, TaskState, UpdateState
 from tests.simulation.clockwork import VirtualClock
 from tests.simulation.hosts import Host
+from tests.simulation.jobs import unfinished
 from tests.simulation.managers import Manager, nothing_confided
 from tests.simulation.truth import Truth
 
@@ -50,6 +51,9 @@ def _services(truth: Truth) -> Iterable[str]:
         status = service.update_status
         if status is not None and status.state in _MOVING:
             yield f"{service.spec.name} is {status.state.value}"
+        lacks = unfinished(truth, service)
+        if lacks:
+            yield lacks
     for task in truth.view.tasks():
         said = _of_task(truth, task)
         if said:
@@ -61,7 +65,8 @@ def _of_task(truth: Truth, task: Task) -> str:
     if task.service_id not in {service.id for service in truth.view.services()}:
         return "is left of a service that is gone"
     if task.ended:
-        return "has ended and is wanted still" if task.wanted else ""
+        done = task.job_iteration is not None and state is TaskState.COMPLETE
+        return "has ended and is wanted still" if task.wanted and not done else ""
     if not task.wanted:
         return f"is to stop and is {state.name}"
     if state is TaskState.RUNNING:
@@ -77,14 +82,16 @@ def _nodes(scene: Scene) -> Iterable[str]:
     for name, host in scene.hosts.items():
         node = view.node(name)
         if node is None:
-            if host.containers.containers:
-                yield f"{name} was removed and has containers"
+            yield from _left_behind(host)
             continue
         if node.state is not NodeState.READY or node.session is None:
             yield f"{name} is {node.state.value}, session {node.session}"
         serving = scene.managers.get(node.session.manager) if node.session else None
         if serving is None:
+            yield f"{name} has its session at a manager that is none"
             continue
+        if host.agent is None or not host.agent.worker.settled:
+            yield f"{name} has another network than it was told"
         drained = serving.draining.drained
         if host.told != assignments_for(
             view, name, part, networks, nothing_confided(), drained, TaskParts()
@@ -98,6 +105,14 @@ def _nodes(scene: Scene) -> Iterable[str]:
         if left:
             yield f"{name} keeps containers of no task: {sorted(left)}"
     yield from _addresses(scene)
+
+
+def _left_behind(host: Host) -> Iterable[str]:
+    """What a host still holds of a cluster that it is no part of any more."""
+    if host.containers.containers:
+        yield f"{host.node} was removed and has containers"
+    if not host.wires.bare:
+        yield f"{host.node} was removed and has a part in the network"
 
 
 def _addresses(scene: Scene) -> Iterable[str]:
@@ -123,6 +138,9 @@ def _differences(mine: View, true: View) -> Iterator[str]:
         (mine.tasks(), true.tasks()),
         (mine.services(), true.services()),
         (_nodes_of(mine), _nodes_of(true)),
+        (mine.networks(), true.networks()),
+        (mine.secrets(), true.secrets()),
+        (mine.configs(), true.configs()),
     )
     for remembered, there in pairs:
         for one, other in zip_longest(remembered, there):
@@ -141,4 +159,6 @@ def _decisions(truth: Truth) -> Iterable[str]:
     for row in TABLE:
         for key in row.all_keys(truth.view):
             for group in row.decide(truth.view, key, now, ids).groups:
-                yield f"{row.name} would act on {key}: {group.reason}"
+                service = truth.view.service(ServiceID(key))
+                name = service.spec.name if service is not None else key
+                yield f"{row.name} would act on {name}: {group.reason}"

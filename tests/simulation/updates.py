@@ -18,12 +18,13 @@ from shoal.model.defaults import (
     Mode,
     UpdateRule,
     is_host_port,
+    is_job,
     mode_of,
     replicas_of,
     restart_rule,
     update_rule,
 )
-from shoal.model.ids import ServiceID
+from shoal.model.ids import NodeID, ServiceID
 from shoal.model.objects import Service, Task
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState, UpdateOrder
@@ -88,7 +89,7 @@ class Readiness:
 
     def _stopped(self, task: Task) -> None:
         service = self._truth.view.service(task.service_id)
-        if service is None or self._truth.unfit_lately(task.node_id):
+        if service is None or is_job(service.spec) or self._truth.unfit_lately(task.node_id):
             return
         beside = [one for one in self._of_cell(task) if one.wanted and one.id != task.id]
         if any(one.status.state is TaskState.RUNNING for one in beside):
@@ -110,7 +111,9 @@ class Readiness:
         busy = [
             (key[1], one)
             for key, one in self._down.items()
-            if key[0] == service.id and self._busy(one, service, rules)
+            if key[0] == service.id
+            and not (key[1][1] and self._truth.unfit_lately(NodeID(key[1][1])))
+            and self._busy(one, service, rules)
         ]
         limit = max((rule.parallelism or 1 << 30) for rule in rules)
         if len(busy) > limit:

@@ -2,33 +2,43 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
 from agent.runtime.fake import Plan
+from manager.control.payloads import PayloadSpec
 from manager.control.services import ServiceUpdate
+from manager.view import View
 from shoal.model.assignment import AssignedTask
-from shoal.model.defaults import UPDATE_DEADLINE_LABEL
+from shoal.model.defaults import UPDATE_DEADLINE_LABEL, is_job
 from shoal.model.errors import ClusterError
-from shoal.model.objects import Node, Service
+from shoal.model.objects import Network, Node, Service
+from shoal.model.spec.network import NetworkSpec
 from shoal.model.spec.node import NodeSpec
 from shoal.model.spec.service import (
     EndpointSpec,
     Global,
+    GlobalJob,
     PortConfig,
     Replicated,
+    ReplicatedJob,
     ServiceMode,
     ServiceSpec,
     UpdateConfig,
 )
 from shoal.model.spec.task import (
+    ConfigReference,
     ContainerSpec,
+    NetworkAttachmentConfig,
     Placement,
     PlacementPreference,
+    ReferenceFile,
     ResourceRequirements,
     Resources,
     RestartPolicy,
+    SecretReference,
     SpreadOver,
     TaskSpec,
 )
@@ -38,6 +48,7 @@ from tests.simulation.managers import Manager
 from tests.simulation.truth import Truth
 
 SECOND = 1_000_000_000
+T = TypeVar("T")
 GOOD = ("good", "slow")
 BAD = ("crash", "reject", "badstart", "once", "flaky")
 CALL_SECONDS = 30.0
@@ -58,6 +69,8 @@ def plan(task: AssignedTask) -> Plan:
             return again(usual, prepare_error="No such image: reject")
         case "badstart":
             return again(usual, start_error="starting container failed")
+        case "job":
+            return again(usual, runs=chance.uniform(0.2, 2))
         case "once":
             return again(usual, runs=chance.uniform(0.5, 3))
         case "flaky" if chance.random() < 0.4:
@@ -96,7 +109,7 @@ class User:
             return
         manager = self._chance.choice(managers)
         services = list(manager.memory.services())
-        acts: list[Callable[[Manager], Awaitable[None]]] = [self._node]
+        acts: list[Callable[[Manager], Awaitable[None]]] = [self._node, self._thing]
         if services:
             acts += [self._update] * 4 + [self._scale] * 2 + [self._rollback, self._remove]
         if len(services) < SERVICES:
@@ -118,7 +131,7 @@ class User:
     # -- services
 
     async def _create(self, manager: Manager) -> None:
-        spec = self.service_spec()
+        spec = self.service_spec(manager.memory)
         self._expected.wants_service(spec)
         self._truth.say(f"user: create {spec.name} at {manager.node}")
         try:
@@ -135,7 +148,7 @@ class User:
 
     async def _update(self, manager: Manager) -> None:
         service = self._pick(manager)
-        await self.change(manager, service, self.changed(service.spec))
+        await self.change(manager, service, self.changed(service.spec, manager.memory))
 
     async def change(self, manager: Manager, service: Service, spec: ServiceSpec) -> None:
         """Update a service to a spec."""
@@ -155,6 +168,7 @@ class User:
 
     async def _rollback(self, manager: Manager) -> None:
         service = self._pick(manager)
+        self._expected.wants_rollback(service.id)
         request = ServiceUpdate(spec=service.spec, version=service.version, rollback="previous")
         what = f"roll back {service.spec.name} at {manager.node}"
         await self._asked(what, manager.operations.services.update(service.id, request))
@@ -170,6 +184,29 @@ class User:
         if await self._asked(what, manager.operations.services.remove(service.id)):
             self._expected.is_removed(service.id)
 
+    # -- networks, secrets, configs
+
+    async def _thing(self, manager: Manager) -> None:
+        """Make one of the few that there may be, or take one away."""
+        chance, operations = self._chance, manager.operations
+        name = f"{chance.choice(('net', 'secret', 'config'))}{chance.randint(0, 2)}"
+        data = PayloadSpec(name=name, data=name.encode())
+        take = chance.random() < 0.2
+        match name[:-1]:
+            case "net" if take:
+                call: Awaitable[object] = operations.networks.remove(name)
+            case "net":
+                call = operations.networks.create(NetworkSpec(name=name, driver="overlay"))
+            case "secret" if take:
+                call = operations.payloads.remove_secret(name)
+            case "secret":
+                call = operations.payloads.create_secret(data)
+            case _ if take:
+                call = operations.payloads.remove_config(name)
+            case _:
+                call = operations.payloads.create_config(data)
+        await self._asked(f"{'remove' if take else 'create'} {name} at {manager.node}", call)
+
     # -- nodes
 
     async def _node(self, manager: Manager) -> None:
@@ -178,10 +215,15 @@ class User:
             return
         node = self._chance.choice(nodes)
         removable = node.spec.role != NodeRole.MANAGER and node.state is NodeState.DOWN
-        if removable and len(nodes) > 2 and self._chance.random() < 0.3:
+        leaves = node.spec.role != NodeRole.MANAGER and self._chance.random() < 0.05
+        if (leaves or (removable and self._chance.random() < 0.3)) and len(nodes) > 2:
             self._expected.wants_node_removal(node.id)
-            call = manager.operations.nodes.remove(node.id, force=False)
+            call = manager.operations.nodes.remove(node.id, force=leaves)
             await self._asked(f"remove node {node.id}", call)
+            return
+        if node.spec.role == NodeRole.MANAGER and self._chance.random() < 0.05:
+            demoted = msgspec.structs.replace(node.spec, role=NodeRole.WORKER.value)
+            await self.change_node(manager, node, demoted)
             return
         availability = self._chance.choice(("active", "active", "pause", "drain"))
         labels = dict(node.spec.labels)
@@ -194,7 +236,8 @@ class User:
         """Update a node to a spec."""
         self._expected.wants_node(node.id, spec)
         call = manager.operations.nodes.update(node.id, spec, node.version)
-        what = f"node {node.id} {spec.availability} {dict(spec.labels)} at {manager.node}"
+        what = f"node {node.id} {spec.role} {spec.availability} {dict(spec.labels)}"
+        what += f" at {manager.node}"
         await self._asked(what, call)
 
     async def settle(self, manager: Manager, *, patient: bool) -> None:
@@ -203,11 +246,14 @@ class User:
             container = service.spec.task_template.container_spec
             if container is None or container.image in GOOD:
                 continue
+            if is_job(service.spec) and container.image == "job":
+                continue
             if not patient or self._chance.random() < 0.5:
                 await self.remove(manager, service)
                 continue
             template = msgspec.structs.replace(
-                service.spec.task_template, container_spec=ContainerSpec(image="good")
+                service.spec.task_template,
+                container_spec=msgspec.structs.replace(container, image="good"),
             )
             spec = msgspec.structs.replace(service.spec, task_template=template)
             await self.change(manager, service, spec)
@@ -218,27 +264,59 @@ class User:
 
     # -- specs
 
-    def service_spec(self) -> ServiceSpec:
+    def service_spec(self, memory: View) -> ServiceSpec:
         """A new service of some kind."""
         chance = self._chance
+        if chance.random() < 0.15:
+            return self._job(memory)
         mode = ServiceMode(replicated=Replicated(replicas=chance.randint(1, 5)))
         if chance.random() < 0.3:
             mode = ServiceMode(global_=Global())
         return ServiceSpec(
             name=f"s{chance.randint(0, SERVICES)}",
             labels={UPDATE_DEADLINE_LABEL: "20s"},
-            task_template=self._template(),
+            task_template=self._template(memory),
             mode=mode,
             update_config=self._update_config(("pause", "continue", "rollback")),
             rollback_config=self._update_config(("pause", "continue")),
-            endpoint_spec=EndpointSpec(ports=self._ports()),
+            endpoint_spec=EndpointSpec(
+                mode=chance.choice(("vip", "vip", "dnsrr")), ports=self._ports()
+            ),
         )
 
-    def changed(self, spec: ServiceSpec) -> ServiceSpec:
+    def _job(self, memory: View) -> ServiceSpec:
+        chance = self._chance
+        mode = ServiceMode(global_job=GlobalJob())
+        if chance.random() < 0.8:
+            size = ReplicatedJob(
+                max_concurrent=chance.randint(1, 3), total_completions=chance.randint(1, 5)
+            )
+            mode = ServiceMode(replicated_job=size)
+        return ServiceSpec(
+            name=f"s{chance.randint(0, SERVICES)}",
+            task_template=self._job_template(memory),
+            mode=mode,
+        )
+
+    def _job_template(self, memory: View) -> TaskSpec:
+        template = self._template(memory)
+        container = template.container_spec or ContainerSpec()
+        image = "job" if self._chance.random() < 0.8 else "flaky"
+        policy = self._restart()
+        condition = "on-failure" if policy.condition == "any" else policy.condition
+        return msgspec.structs.replace(
+            template,
+            container_spec=msgspec.structs.replace(container, image=image),
+            restart_policy=msgspec.structs.replace(policy, condition=condition),
+        )
+
+    def changed(self, spec: ServiceSpec, memory: View) -> ServiceSpec:
         """Another form of the same service."""
         chance = self._chance
+        if is_job(spec):
+            return msgspec.structs.replace(spec, task_template=self._job_template(memory))
         if chance.random() < 0.7:
-            spec = msgspec.structs.replace(spec, task_template=self._template())
+            spec = msgspec.structs.replace(spec, task_template=self._template(memory))
         if chance.random() < 0.3:
             config = self._update_config(("pause", "continue", "rollback"))
             spec = msgspec.structs.replace(spec, update_config=config)
@@ -253,7 +331,12 @@ class User:
             spec = msgspec.structs.replace(spec, task_template=template)
         return spec
 
-    def _template(self) -> TaskSpec:
+    def _some(self, things: Iterable[T], share: float) -> list[T]:
+        """One of them, or none."""
+        found = list(things)
+        return [self._chance.choice(found)] if found and self._chance.random() < share else []
+
+    def _template(self, memory: View) -> TaskSpec:
         chance = self._chance
         image = chance.choice(GOOD if chance.random() < 0.7 else BAD)
         resources = None
@@ -261,7 +344,26 @@ class User:
             cpus = chance.choice((250_000_000, 500_000_000, 1_000_000_000))
             resources = ResourceRequirements(reservations=Resources(nano_cpus=cpus))
         return TaskSpec(
-            container_spec=ContainerSpec(image=image, env=(f"V={chance.randint(1, 99)}",)),
+            container_spec=ContainerSpec(
+                image=image,
+                env=(f"V={chance.randint(1, 99)}",),
+                secrets=tuple(
+                    SecretReference(
+                        secret_id=one.id, secret_name=one.name, file=_file(one.name)
+                    )
+                    for one in self._some(memory.secrets(), 0.4)
+                ),
+                configs=tuple(
+                    ConfigReference(
+                        config_id=one.id, config_name=one.name, file=_file(one.name)
+                    )
+                    for one in self._some(memory.configs(), 0.3)
+                ),
+            ),
+            networks=tuple(
+                NetworkAttachmentConfig(target=one.id)
+                for one in self._some(filter(_attachable, memory.networks()), 0.6)
+            ),
             resources=resources,
             restart_policy=self._restart(),
             placement=self._placement(),
@@ -311,6 +413,14 @@ class User:
                 return (PortConfig(target_port=80, published_port=port, publish_mode="host"),)
             case _:
                 return ()
+
+
+def _attachable(network: Network) -> bool:
+    return not network.pending_delete and not network.spec.ingress
+
+
+def _file(name: str) -> ReferenceFile:
+    return ReferenceFile(name=name, uid="0", gid="0", mode=0o444)
 
 
 def _short(spec: ServiceSpec) -> str:

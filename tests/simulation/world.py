@@ -10,28 +10,37 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from agent.runtime.fake import Fate
+from manager.control.networks import ingress_network
 from manager.loops.loop import Row
 from manager.loops.table import TABLE
 from manager.store.commit import Commit
+from manager.store.kv import Member
 from manager.store.memory import Memory
 from manager.store.simulated import Faults
 from shoal.common.entropy import SeededIds
-from shoal.model.assignment import ManagerAddress
+from shoal.model.assignment import Assignments, ManagerAddress, Stamp
 from shoal.model.changes import Create, Group
-from shoal.model.ids import NodeID
-from shoal.model.objects import Cluster, ManagerInfo, Node
+from shoal.model.errors import Unavailable
+from shoal.model.ids import NetworkID, NodeID, TaskID
+from shoal.model.objects import Cluster, ManagerInfo, Network, Node
 from shoal.model.states import NodeRole
 from tests.simulation.checks import Acknowledged, Containers, Exclusive, Fenced, Lives
 from tests.simulation.clockwork import BEGIN, VirtualLoop, run_virtually
 from tests.simulation.faults import PROFILES, Misfortune
 from tests.simulation.hosts import CLUSTER, Host
+from tests.simulation.jobs import Jobs
 from tests.simulation.managers import Manager
-from tests.simulation.network import Network, Weather
+from tests.simulation.network import Network as Links
+from tests.simulation.network import Weather
+from tests.simulation.parts import REAL, Parts
 from tests.simulation.rest import unrest
 from tests.simulation.store import WitnessedEtcd
+from tests.simulation.told import Told
 from tests.simulation.truth import Truth
 from tests.simulation.updates import Readiness
 from tests.simulation.users import User, founding_spec, host_size, plan
+from tests.simulation.withdrawal import Withdrawn
 
 CALM_SECONDS = 3.0
 TURMOIL_SECONDS = 22.0
@@ -66,19 +75,25 @@ class History(Struct, frozen=True):
 class World:
     """The stage of one run."""
 
-    def __init__(self, seed: int, table: Sequence[Row], group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, seed: int, table: Sequence[Row], parts: Parts, group: asyncio.TaskGroup
+    ) -> None:
         self._chance = random.Random(seed)
         self._table = table
+        self._parts = parts
         self._group = group
         self.trace: list[str] = []
         self.truth = Truth(self.trace)
         self.expected = Acknowledged(self.truth)
         self.etcd = WitnessedEtcd(self._child(), self.truth.witness)
         self.truth.stop = self._stop_store
-        self.network = Network(self._child(), group)
+        self.network = Links(self._child(), group)
         self.hosts: dict[NodeID, Host] = {}
         self.managers: dict[NodeID, Manager] = {}
         self._containers = Containers(self.truth, self.hosts)
+        self._withdrawn = Withdrawn(self.truth, self.hosts, self._open_session)
+        self._told = Told(self.truth)
+        self.network.speaks = self._told.speaks
         names = [NodeID(f"n{i}") for i in range(1, self._chance.randint(3, 6) + 1)]
         self.manager_nodes = tuple(names[: self._chance.choice((1, 3, 3))])
         self.truth.checks = [
@@ -89,19 +104,60 @@ class World:
                 Lives(self.truth),
                 Exclusive(self.truth),
                 self._containers,
+                self._withdrawn,
+                Jobs(self.truth),
                 Readiness(self.truth),
             )
         ]
         for name in names:
-            self.hosts[name] = Host(
-                name,
-                host_size(self._chance),
-                self.network,
-                plan,
-                self._containers.fate,
-                self._child(),
-                group,
-            )
+            self._make_host(name)
+
+    def _make_host(self, name: NodeID) -> Host:
+        host = self.hosts[name] = Host(
+            name,
+            host_size(self._chance),
+            self.network,
+            plan,
+            self,
+            self._child(),
+            self._group,
+            self._parts.worker,
+        )
+        host.on_role = lambda role: self._told_role(name, role)
+        return host
+
+    def _open_session(self, node: NodeID) -> str:
+        """The session that its manager has open, as the store knows it; empty for none."""
+        found = self.truth.view.node(node)
+        if found is None or found.session is None:
+            return ""
+        manager = self.managers.get(found.session.manager)
+        session = manager.sessions.of(node) if manager is not None else None
+        return session.id if session is not None else ""
+
+    # -- what hosts tell
+
+    def fate(self, node: NodeID, task: TaskID, fate: Fate) -> None:
+        self._withdrawn.fate(node, task, fate)
+        self._containers.fate(node, task, fate)
+
+    def told(self, node: NodeID, told: Assignments) -> None:
+        self._told.told(node, told)
+
+    def applied(self, node: NodeID, before: Stamp, after: Stamp) -> None:
+        self._told.applied(node, before, after)
+
+    def _told_role(self, node: NodeID, role: str) -> None:
+        """A manager that is demoted ends: its host's agent is told that it is a worker."""
+        found = self.truth.view.node(node)
+        if role != NodeRole.WORKER.value or node not in self.manager_nodes:
+            return
+        if found is not None and found.manager is not None:
+            return
+        self.truth.say(f"manager {node} ends: it is demoted")
+        self.manager_nodes = tuple(one for one in self.manager_nodes if one != node)
+        self.kill_manager(node)
+        self._count_members()
 
     def _child(self) -> random.Random:
         return random.Random(self._chance.getrandbits(64))
@@ -138,6 +194,7 @@ class World:
         misfortunes = [Misfortune(self, self._child(), profile) for _ in range(2)]
         async with asyncio.TaskGroup() as group:
             acting = [group.create_task(user.run()) for user in users]
+            acting.append(group.create_task(self._join()))
             acting += [group.create_task(one.run()) for one in misfortunes]
             try:
                 async with asyncio.timeout(TURMOIL_SECONDS):
@@ -146,6 +203,14 @@ class World:
                 self.truth.say("turmoil is over")
             for task in acting:
                 task.cancel()
+
+    async def _join(self) -> None:
+        """A host joins in the middle of it, in some histories."""
+        await asyncio.sleep(self._chance.uniform(2.0, 2 * TURMOIL_SECONDS))
+        name = NodeID(f"n{len(self.hosts) + 1}")
+        self.truth.say(f"{name} joins")
+        await self._create([self._node(name)], "joined")
+        self._make_host(name).begin(self._addresses())
 
     def user(self) -> User:
         return User(
@@ -182,7 +247,7 @@ class World:
                 if not restless:
                     self.truth.say("at rest")
                     return
-        self.truth.object_to("no rest: " + "; ".join(restless[:5]))
+        self.truth.object_to("no rest: " + "; ".join(restless[:9]))
 
     # -- processes and hosts
 
@@ -202,6 +267,7 @@ class World:
                 self._table,
                 self._child(),
                 self._group,
+                self._parts,
             )
 
     def kill_manager(self, node: NodeID) -> None:
@@ -234,9 +300,23 @@ class World:
     async def _found(self) -> None:
         nodes = [self._node(node) for node in self.hosts]
         cluster = Cluster(id=CLUSTER, created_at=BEGIN, updated_at=BEGIN)
-        things: tuple[Cluster | Node, ...] = (cluster, *nodes)
-        group = Group(tuple(Create(thing) for thing in things), "founded")
-        await Commit(self.etcd.client_of("founder"), Memory(), SeededIds(0)).commit([group])
+        ingress = ingress_network(NetworkID("ingress"), cluster, BEGIN)
+        things: tuple[Cluster | Node | Network, ...] = (cluster, ingress, *nodes)
+        self.etcd.members = {
+            number: Member(number, node, (f"http://{node}",), (f"unix://{node}",))
+            for number, node in enumerate(self.manager_nodes, 1)
+        }
+        await self._create(things, "founded")
+
+    async def _create(self, things: Sequence[Cluster | Node | Network], why: str) -> None:
+        """Write them, as those do who found clusters and let hosts join."""
+        founder, ids = self.etcd.client_of("founder"), SeededIds(len(self.hosts))
+        group = Group(tuple(Create(thing) for thing in things), why)
+        while self.truth.view.find(things[0].id) is None:
+            try:
+                await Commit(founder, Memory(), ids).commit([group])
+            except Unavailable:
+                await asyncio.sleep(0.5)
 
     def _node(self, node: NodeID) -> Node:
         manages = node in self.manager_nodes
@@ -259,16 +339,16 @@ async def _end() -> None:
     raise _Over
 
 
-def simulate(seed: int, table: Sequence[Row] = TABLE) -> History:
+def simulate(seed: int, table: Sequence[Row] = TABLE, parts: Parts = REAL) -> History:
     """One whole run of a seed."""
-    return run_virtually(_simulate(seed, table))
+    return run_virtually(_simulate(seed, table, parts))
 
 
-async def _simulate(seed: int, table: Sequence[Row]) -> History:
+async def _simulate(seed: int, table: Sequence[Row], parts: Parts) -> History:
     world: World | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            world = World(seed, table, group)
+            world = World(seed, table, parts, group)
             await world.live()
             group.create_task(_end())
     except* _Over:

@@ -27,11 +27,11 @@ from manager.store.kv import Prefix, Put
 from manager.store.memory import Memory
 from manager.store.simulated import SimulatedEtcd
 from proto import dispatcher_pb2
-from proto.convert import from_message
+from proto.convert import from_message, to_message
 from shoal.common.clock import SystemClock
 from shoal.common.entropy import SeededIds
 from shoal.common.supervise import StoppableGroup, stoppable_group
-from shoal.model.assignment import Assignments, Difference
+from shoal.model.assignment import Assignments, Difference, Stamp
 from shoal.model.changes import Create, Group, Update
 from shoal.model.ids import ClusterID, NetworkID, NodeID, TaskID
 from shoal.model.objects import (
@@ -139,6 +139,8 @@ class Agent:
         self.stuck = asyncio.Event()
         self.stuck.set()
         self.told = NOTHING
+        self.applied: Stamp | None = None
+        self.stamps: list[Stamp] = []
         self.kernel = NOTHING
         self.manager: Manager | None = None
         self.heartbeat = 0.0
@@ -175,6 +177,7 @@ class Agent:
         self._open.set()
 
     def hear(self, told: dispatcher_pb2.AssignmentsMessage) -> Assignments:
+        self.stamps.append(from_message(told.stamp, Stamp))
         difference = from_message(told.difference, Difference)
         self.told = merge(self.told, difference, complete=told.complete)
         for which in self.told.tasks.values():
@@ -195,7 +198,10 @@ class Conversation:
         self.ended = asyncio.Event()
 
     async def run(self) -> None:
-        self._say(register=dispatcher_pb2.Register())
+        register = dispatcher_pb2.Register()
+        if self._agent.applied is not None:
+            to_message(self._agent.applied, register.applied)
+        self._say(register=register)
         node, manager = self._agent.node, self._manager
         talk = manager.dispatcher.converse(node, self._requests(), self._hear)
         async with stoppable_group() as group:

@@ -6,7 +6,7 @@ from manager.dispatcher.drains import NOBODY, Drains, Found, Progress, Seat, Sta
 from shoal.model.changes import Event
 from shoal.model.ids import NodeID, TaskID
 from shoal.model.objects import Applied, Task
-from shoal.model.spec.service import PortConfig
+from shoal.model.spec.service import EndpointSpec, PortConfig
 from shoal.model.states import TaskState
 from tests.unit.manager.allocator.clusters import network, service
 from tests.unit.manager.dispatcher.test_networks import N1, N2, N3, Told, node, placed
@@ -86,6 +86,36 @@ def test_a_port_of_the_service_as_it_is_now_counts_too() -> None:
     web = cluster.view.service(cluster.task().service_id)
     assert web is not None
     cluster.told.put(replace(web, endpoint=replace(web.endpoint, ports=(PORT,))))
+    cluster.stop()
+    cluster.mine[N2] = Standing(STOPPED_AT, 10)
+    cluster.look()
+    assert not cluster.drained()  # n3
+
+
+def test_a_port_that_the_service_has_just_given_up_counts_too() -> None:
+    """Nodes may not have applied that yet, when the tasks are replaced a moment later."""
+    cluster = Cluster()
+    web = cluster.view.service(cluster.task().service_id)
+    assert web is not None
+    before = replace(web.spec, endpoint_spec=EndpointSpec(ports=(PORT,)))
+    cluster.told.put(replace(web, previous_spec=before))
+    cluster.stop()
+    for name in (N2, N3):
+        cluster.look()
+        assert not cluster.drained()
+        cluster.mine[name] = Standing(STOPPED_AT, 10)
+    cluster.mine[N1] = Standing(STOPPED_AT, 10)
+    cluster.look()
+    assert cluster.drained()
+
+
+def test_a_port_of_a_service_that_is_gone_counts_too() -> None:
+    cluster = Cluster()
+    web = cluster.view.service(cluster.task().service_id)
+    assert web is not None
+    published = replace(web, endpoint=replace(web.endpoint, ports=(PORT,)))
+    cluster.drains.note(Event(before=published))
+    cluster.told.drop(web.id)
     cluster.stop()
     cluster.mine[N2] = Standing(STOPPED_AT, 10)
     cluster.look()

@@ -21,6 +21,7 @@ from shoal.model.changes import Create, Group
 from shoal.model.errors import ClusterError, Unavailable
 from shoal.model.ids import ClusterID, NodeID
 from shoal.model.objects import Cluster, Node, NodeReport
+from tests.unit.manager.dispatcher.managers import Agent, until, world
 from tests.unit.shoal.common.trusted import FixedClock
 
 pytestmark = pytest.mark.looptime
@@ -146,3 +147,16 @@ async def test_a_manager_of_an_earlier_incarnation_serves_nobody_of_the_later() 
         later = Stamp(incarnation=2, epoch=1, revision=1)
         with pytest.raises(Unavailable, match="forced anew without it"):
             await lab.sessions.register(NODE, NodeReport(), later)
+
+
+async def test_a_manager_that_knows_of_no_leader_yet_speaks_no_older_word() -> None:
+    """Begun while nobody leads it knows of no epoch; the agent would refuse what it says."""
+    async with world(5, 1) as made:
+        agent = Agent("n1")
+        await made.commit(Node(id=agent.node, addr="192.0.2.1"))
+        agent.applied = Stamp(incarnation=1, epoch=7, revision=made.memory.revision)
+        made.agents[agent.node] = agent
+        await made.connect(agent, "m1")
+        await until(lambda: bool(agent.stamps))
+        assert made.managers["m1"].memory.epoch == 0
+        assert agent.stamps[0] >= agent.applied

@@ -25,7 +25,7 @@ from shoal.model.spec.service import (
     ServiceSpec,
     UpdateConfig,
 )
-from shoal.model.spec.task import Placement, RestartPolicy
+from shoal.model.spec.task import NetworkAttachmentConfig, Placement, RestartPolicy
 from shoal.model.states import NodeState, UpdateState
 from shoal.model.states import TaskState as S
 from tests.builders import (
@@ -390,6 +390,27 @@ def test_continue_goes_on_and_completes() -> None:
     rollout.step(3)
     rollout.step(60)
     assert rollout.state() is UpdateState.COMPLETED
+
+
+def test_what_cannot_be_rolled_back_to_is_paused_and_says_why() -> None:
+    """The spec before names a network that was removed meanwhile: no write of it would pass."""
+    rollout = Rollout(config(failure_action="rollback"))
+    rollout.step(0)
+    rollout.run(1, 1)
+    assert rollout.step(1) == [2]
+    previous = rollout.service.previous_spec
+    assert previous is not None
+    template = replace(
+        previous.task_template, networks=(NetworkAttachmentConfig(target="net"),)
+    )
+    before = replace(previous, task_template=template)
+    rollout.view.put(replace(rollout.service, previous_spec=before))
+    failed_at(rollout, 2, 2)
+    assert rollout.state() is UpdateState.PAUSED
+    assert rollout.service.update_status is not None
+    assert rollout.service.update_status.message.endswith(
+        "; it cannot be rolled back: network net was removed"
+    )
 
 
 def test_rollback_takes_the_spec_before_and_its_own_settings() -> None:
