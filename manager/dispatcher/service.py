@@ -118,7 +118,10 @@ class Dispatcher(DispatcherServicer):
             if task.node_id is not None and (session := self._sessions.of(task.node_id)):
                 session.wake()
             endpoint = task.service_spec.endpoint_spec
-            if endpoint is not None and endpoint.ports:
+            service = self._memory.service(task.service_id)
+            # The ports of the service as it is now lead to tasks of an older spec too.
+            now = service is not None and service.endpoint.ports
+            if (endpoint is not None and endpoint.ports) or now:
                 self._part = None
         if self._part is None:
             self._wake_all()

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from manager.store.simulated import Faults
 from shoal.model.ids import NodeID, TaskID
+from shoal.model.objects import Endpoint
 from shoal.model.spec.service import PortConfig
 from shoal.model.states import TaskState
 from tests.unit.manager.dispatcher.managers import BACK, Agent, World, until, world
@@ -55,6 +56,26 @@ async def test_a_published_port_waits_for_all_nodes() -> None:
         await until(lambda: task in made.agents["n1"].drained_at)
         assert 1.5 <= made.agents["n1"].drained_at[task] - began < 1.7
         assert await made.written() == 2
+
+
+async def test_a_port_newer_than_the_task_is_taken_back_from_all_nodes() -> None:
+    """The task's own spec has no port yet; its service's leads to it all the same."""
+    async with world(2, 2) as made:
+        await spread_two(made)
+        task = await made.task("t333", "n1")
+        service = made.memory.service(made.found(task).service_id)
+        assert service is not None
+        await made.commit(replace(service, endpoint=Endpoint(ports=(PORT,))), new=False)
+        await until(lambda: all(agent.serves(task) for agent in made.agents.values()))
+        await made.desire(task, TaskState.SHUTDOWN)
+        await until(lambda: task in made.agents["n1"].drained_at)
+        assert not any(agent.serves(task) for agent in made.agents.values())
+
+
+async def spread_two(made: World) -> None:
+    """n1 on m1 and n2 on m2, without a task."""
+    for number in (1, 2):
+        await made.add(Agent(f"n{number}"), f"m{number}")
 
 
 async def test_a_node_whose_session_ends_is_no_longer_waited_for() -> None:
