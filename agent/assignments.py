@@ -36,6 +36,7 @@ def merge(before: Assignments, told: Difference, *, complete: bool) -> Assignmen
         ingress=told.ingress if told.ingress is not None else base.ingress,
         managers=told.managers if told.managers is not None else base.managers,
         role=told.role if told.role is not None else base.role,
+        trust=told.trust if told.trust is not None else base.trust,
         networks=_merged(
             base.networks, {each.id: each for each in told.networks}, told.removed_networks
         ),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from shoal.common.config import HostConfig
 from shoal.common.engine_http import versions
+from shoal.common.identity import CurrentIdentity
 from shoal.model.objects import (
     EngineDescription,
     NodeDescription,
@@ -45,9 +46,12 @@ class NetworkState(Protocol):
 class Describer:
     """Describes the host it was made for, and how it stands with the network there."""
 
-    def __init__(self, config: HostConfig, network: NetworkState) -> None:
+    def __init__(
+        self, config: HostConfig, network: NetworkState, current: CurrentIdentity
+    ) -> None:
         self._config = config
         self._network = network
+        self._current = current
 
     def report(self) -> NodeReport:
         """As of now."""
@@ -67,4 +71,5 @@ class Describer:
             data_path_addr=self._config.data_path,
             tunnel=self._network.tunnel_keys,
             taken_ports=self._network.taken_ports,
+            trust=self._current.get().trust,
         )

@@ -80,7 +80,7 @@ class Nodes:
             worker,
             dialled,
             managers,
-            Describer(host, self._network).report,
+            Describer(host, self._network, current).report,
             self.chance,
             told,
         )

@@ -202,12 +202,13 @@ class HostCluster:
         self._present.set()
 
     def _on_told(self, told: Assignments) -> None:
-        """A role that differs from the certificate's is fetched by a new certificate."""
+        """A certificate of another role or CA than it shall be is fetched anew."""
         news, self._news = self._news, asyncio.Event()
         news.set()
         if self._current is None or self._renewal is None:
             return
-        if told.role != self._current.get().role.value:
+        mine = self._current.get()
+        if told.role != mine.role.value or told.trust not in ("", mine.trust):
             self._renewal.force()
 
     async def _follow_role(self) -> None:

@@ -11,6 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
+from manager.ca.rotation import trust_of
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
 from manager.control.networks import ingress_network
@@ -115,6 +116,7 @@ class Founder:
             updated_at=now,
             spec=spec,
             root_ca=root.roots_pem.decode(),
+            trust=trust_of(root.root),
             etcd_ca=etcd_root.roots_pem.decode(),
             sealed=seal_secrets(sealer, cluster, secrets),
             default_addr_pool=request.default_addr_pool or ("10.0.0.0/8",),

@@ -34,6 +34,7 @@ from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
 from manager.member import Membership
 from manager.roles import Demotions
+from manager.root_rotation import RootRotation
 from manager.secret_files import ManagerFiles
 from manager.sparing import Sparing
 from manager.store.barrier import Barrier
@@ -51,6 +52,7 @@ from proto.members_pb2_grpc import add_MembersServicer_to_server
 from shoal.common.certificates import Peer, Role
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
+from shoal.common.entropy import random_bytes
 from shoal.common.identity import CurrentIdentity, IdentityStore
 from shoal.common.renewal import follow
 from shoal.common.rpc import Access, bind, server
@@ -143,6 +145,9 @@ class RunningManager:
             {
                 "demotions": Demotions(self.memory, self.roster).run,
                 "sparing": Sparing(self.memory, self._clock, self._refuses).run,
+                "change of CA": RootRotation(
+                    self.memory, self.sealer, self._clock, random_bytes
+                ).run,
             },
             self._supervisor,
         )

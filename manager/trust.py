@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import structlog
 
+from manager.ca import rotation
 from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
 from manager.ca.sealed import ClusterSecrets, open_secrets
 from manager.ca.tokens import role_of_token
@@ -54,7 +55,10 @@ class Authorities:
         return self._opened[1]
 
     def root(self) -> ClusterAuthority:
-        return ClusterAuthority(self.cluster().root_ca.encode(), self.secrets().ca_key)
+        return rotation.signer(self.cluster(), self.secrets())
+
+    def roots_pem(self) -> bytes:
+        return rotation.roots_pem(self.cluster())
 
     def etcd(self) -> EtcdAuthority:
         return EtcdAuthority(self.cluster().etcd_ca.encode(), self.secrets().etcd_ca_key)
@@ -96,7 +100,7 @@ class CertificateTrust:
         return self._authorities.etcd()
 
     def roots_pem(self) -> bytes:
-        return self._authorities.cluster().root_ca.encode()
+        return self._authorities.roots_pem()
 
     def lifetime(self) -> timedelta:
         return self._authorities.lifetime()
@@ -122,7 +126,7 @@ class JoiningTrust:
         self._ids = ids
 
     async def roots_pem(self) -> bytes:
-        return self._authorities.cluster().root_ca.encode()
+        return self._authorities.roots_pem()
 
     async def role_of(self, token: str) -> Role:
         await self._barrier.reached()
@@ -165,6 +169,6 @@ class JoiningTrust:
         managers = [n.manager.addr for n in self._memory.nodes() if n.manager is not None]
         return Signed(
             certificate_pem=certificate,
-            roots_pem=authorities.cluster().root_ca.encode(),
+            roots_pem=authorities.roots_pem(),
             managers=tuple(managers),
         )

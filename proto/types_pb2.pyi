@@ -1616,6 +1616,7 @@ class Difference(_message.Message):
     INGRESS_FIELD_NUMBER: _builtins.int
     MANAGERS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     REMOVED_NETWORKS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
@@ -1623,6 +1624,7 @@ class Difference(_message.Message):
     SERVICES_FIELD_NUMBER: _builtins.int
     REMOVED_SERVICES_FIELD_NUMBER: _builtins.int
     role: _builtins.str
+    trust: _builtins.str
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignedTask]: ...
     @_builtins.property
@@ -1666,6 +1668,7 @@ class Difference(_message.Message):
         ingress: Global___IngressSet | None = ...,
         managers: Global___ManagerSet | None = ...,
         role: _builtins.str | None = ...,
+        trust: _builtins.str | None = ...,
         networks: _abc.Iterable[Global___AssignedNetwork] | None = ...,
         removed_networks: _abc.Iterable[_builtins.str] | None = ...,
         endpoints: _abc.Iterable[Global___NetworkEndpoint] | None = ...,
@@ -1673,13 +1676,18 @@ class Difference(_message.Message):
         services: _abc.Iterable[Global___NetworkService] | None = ...,
         removed_services: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "role", b"role"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "_trust", b"_trust", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "role", b"role", "trust", b"trust"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "configs", b"configs", "endpoints", b"endpoints", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "networks", b"networks", "removed_configs", b"removed_configs", "removed_endpoints", b"removed_endpoints", "removed_networks", b"removed_networks", "removed_secrets", b"removed_secrets", "removed_services", b"removed_services", "removed_tasks", b"removed_tasks", "role", b"role", "secrets", b"secrets", "services", b"services", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_role", b"_role", "_trust", b"_trust", "configs", b"configs", "endpoints", b"endpoints", "ingress", b"ingress", "managers", b"managers", "mesh", b"mesh", "networks", b"networks", "removed_configs", b"removed_configs", "removed_endpoints", b"removed_endpoints", "removed_networks", b"removed_networks", "removed_secrets", b"removed_secrets", "removed_services", b"removed_services", "removed_tasks", b"removed_tasks", "role", b"role", "secrets", b"secrets", "services", b"services", "tasks", b"tasks", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
     _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
+    _WhichOneofReturnType__trust: _TypeAlias = _typing.Literal["trust"]  # noqa: Y015
+    _WhichOneofArgType__trust: _TypeAlias = _typing.Literal["_trust", b"_trust"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trust) -> _WhichOneofReturnType__trust | None: ...
 
 Global___Difference: _TypeAlias = Difference  # noqa: Y015
 
@@ -1827,8 +1835,10 @@ class NodeReport(_message.Message):
     DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
     TUNNEL_FIELD_NUMBER: _builtins.int
     TAKEN_PORTS_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
     addr: _builtins.str
     data_path_addr: _builtins.str
+    trust: _builtins.str
     @_builtins.property
     def description(self) -> Global___NodeDescription: ...
     @_builtins.property
@@ -1843,10 +1853,11 @@ class NodeReport(_message.Message):
         data_path_addr: _builtins.str = ...,
         tunnel: _abc.Iterable[Global___TunnelKey] | None = ...,
         taken_ports: _abc.Iterable[Global___TakenPort] | None = ...,
+        trust: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "taken_ports", b"taken_ports", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "taken_ports", b"taken_ports", "trust", b"trust", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ from aiohttp import web
 from manager.api.backend import Backend
 from manager.api.services import version_of
 from manager.api.wire.nodes import node_json
-from manager.control.cluster import tls_info
+from manager.control.cluster import TLSInfo, node_tls
 from manager.control.listing import NODE_FILTERS, list_nodes
 from manager.control.lookup import find_node
 from shoal.common.engine_http.call import Call
@@ -38,7 +38,7 @@ class NodeHandlers:
 
     def _shown(self, node: Node) -> dict[str, object]:
         cluster = self._backend.operations.memory.cluster()
-        trust = tls_info(cluster.root_ca if cluster is not None else "")
+        trust = node_tls(cluster, node) if cluster is not None else TLSInfo()
         return node_json(node, self._backend.leader(), trust)
 
     async def update(self, call: Call) -> web.StreamResponse:

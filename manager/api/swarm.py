@@ -10,7 +10,7 @@ from aiohttp import web
 from manager.api.backend import Backend
 from manager.api.services import version_of
 from manager.api.wire.swarm import info_json, swarm_json, warnings
-from manager.control.cluster import Rotation, tls_info
+from manager.control.cluster import Rotation, cluster_tls
 from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import Unavailable
@@ -42,7 +42,7 @@ class SwarmHandlers:
     async def inspect(self, call: Call) -> web.StreamResponse:
         settings = (await self._backend.read(call)).settings
         cluster, secrets = settings.cluster(), settings.secrets()
-        trust = tls_info(cluster.root_ca)
+        trust = cluster_tls(cluster)
         return call.json(
             swarm_json(cluster, trust, secrets.worker_token, secrets.manager_token)
         )
@@ -84,7 +84,7 @@ class SwarmHandlers:
             error = str(refusal)
         cluster = operations.settings.cluster()
         nodes = list(operations.memory.nodes())
-        swarm = info_json(operations.me, nodes, cluster, tls_info(cluster.root_ca))
+        swarm = info_json(operations.me, nodes, cluster, cluster_tls(cluster))
         if error:
             swarm |= {"Error": error}
         return call.json_bytes(

@@ -15,13 +15,17 @@ _NAME = "cluster/"
 
 
 class ClusterSecrets(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys in PEM, tokens and unlock key as users type them; the latter empty if not locked."""
+    """Keys in PEM, tokens and unlock key as users type them; the latter empty if not locked.
+
+    `next_ca_key` is of the CA that the present one is being changed for, empty without.
+    """
 
     ca_key: bytes
     etcd_ca_key: bytes
     worker_token: str
     manager_token: str
     unlock_key: str = ""
+    next_ca_key: bytes = b""
 
     def tokens(self) -> TokenPair:
         """The join tokens, parsed."""

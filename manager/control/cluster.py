@@ -10,6 +10,8 @@ from functools import lru_cache
 import msgspec
 from cryptography.hazmat.primitives import serialization
 
+from manager.ca.authority import ClusterAuthority
+from manager.ca.rotation import begun, behind, check_chosen, issuer_pem
 from manager.ca.sealed import ClusterSecrets, open_secrets, seal_secrets
 from manager.ca.tokens import RandomBytes, new_token
 from manager.control.writing import Writer
@@ -20,10 +22,10 @@ from shoal.common.clock import Clock
 from shoal.common.unlock_key import KEY_BYTES, unlock_key_text
 from shoal.model.changes import Group, Update
 from shoal.model.errors import Conflict, Unavailable
-from shoal.model.objects import Cluster
+from shoal.model.objects import Cluster, Node
 from shoal.model.spec.cluster import ClusterSpec
 from shoal.model.validate.cluster import check_cluster
-from shoal.model.validate.refusal import out_of_sequence, precondition, unimplemented
+from shoal.model.validate.refusal import out_of_sequence, precondition
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,21 +89,43 @@ class ClusterSettings:
             cluster = self.cluster()
             if version != cluster.version:
                 raise out_of_sequence()
-            if spec.ca_config.force_rotate != cluster.spec.ca_config.force_rotate:
-                raise unimplemented(
-                    "CAConfig.ForceRotate", "rotating the cluster's CA is not supported yet"
-                )
+            secrets = self._rotated(cluster, spec, rotation)
+            changed, secrets = self._with_ca(cluster, spec, secrets)
             changed = msgspec.structs.replace(
-                cluster,
-                spec=spec,
-                sealed=self._rotated(cluster, spec, rotation),
+                changed,
+                spec=_without_ca(spec),
+                sealed=self._sealed(cluster, secrets),
                 updated_at=self._clock.now(),
             )
             return Group((Update(changed),), "cluster updated"), None
 
         await self._writer.write(decide)
 
-    def _rotated(self, cluster: Cluster, spec: ClusterSpec, rotation: Rotation) -> bytes:
+    def _with_ca(
+        self, cluster: Cluster, spec: ClusterSpec, secrets: ClusterSecrets
+    ) -> tuple[Cluster, ClusterSecrets]:
+        """The cluster that begins to change its CA, where the spec asks for another."""
+        wanted, now = spec.ca_config, self._clock.now()
+        if wanted.signing_ca_cert:
+            chosen = ClusterAuthority(
+                wanted.signing_ca_cert.encode(), wanted.signing_ca_key.encode()
+            )
+            check_chosen(chosen, now)
+        elif wanted.force_rotate != cluster.spec.ca_config.force_rotate:
+            chosen = ClusterAuthority.create(now)
+        else:
+            return cluster, secrets
+        if cluster.next_root:
+            left = len(behind(cluster, self._memory.nodes()))
+            raise precondition(
+                f"the cluster's CA is being changed already, and {left} nodes have not "
+                f"followed yet: wait for them, or remove those that do not come back"
+            )
+        return begun(cluster, secrets, chosen)
+
+    def _rotated(
+        self, cluster: Cluster, spec: ClusterSpec, rotation: Rotation
+    ) -> ClusterSecrets:
         secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
         changes: dict[str, str] = {}
         for field, wanted in (
@@ -114,16 +138,37 @@ class ClusterSettings:
             changes["unlock_key"] = ""
         elif rotation.unlock_key or not secrets.unlock_key:
             changes["unlock_key"] = unlock_key_text(self._random_bytes(KEY_BYTES))
-        rotated = msgspec.structs.replace(secrets, **changes)
-        if rotated == secrets:
+        return msgspec.structs.replace(secrets, **changes)
+
+    def _sealed(self, cluster: Cluster, secrets: ClusterSecrets) -> bytes:
+        if secrets == open_secrets(self._sealer, cluster.id, cluster.sealed):
             return cluster.sealed
-        return seal_secrets(self._sealer, cluster.id, rotated)
+        return seal_secrets(self._sealer, cluster.id, secrets)
 
     def _token(self, cluster: Cluster) -> str:
         if not cluster.root_ca:
             raise precondition("the cluster has no CA that a join token could name")
         root = load_chain(cluster.root_ca.encode(), what="root certificate")[0]
         return str(new_token(root, self._random_bytes))
+
+
+def _without_ca(spec: ClusterSpec) -> ClusterSpec:
+    """A CA that was brought along is taken once and kept sealed, not in the spec."""
+    ca = msgspec.structs.replace(spec.ca_config, signing_ca_cert="", signing_ca_key="")
+    return msgspec.structs.replace(spec, ca_config=ca)
+
+
+def cluster_tls(cluster: Cluster) -> TLSInfo:
+    """The root that join tokens name, and the CA that signs from now on."""
+    signing = tls_info(cluster.next_root or cluster.root_ca)
+    return msgspec.structs.replace(signing, trust_root=cluster.root_ca)
+
+
+def node_tls(cluster: Cluster, node: Node) -> TLSInfo:
+    """What a node has of it, as far as it has told; an empty root: not all it shall trust."""
+    issued = tls_info(issuer_pem(cluster, node))
+    trusted = cluster.root_ca if node.trust in ("", cluster.trust) else ""
+    return msgspec.structs.replace(issued, trust_root=trusted)
 
 
 @lru_cache(maxsize=8)

@@ -56,6 +56,7 @@ class ClusterPart(msgspec.Struct, frozen=True, kw_only=True):
     prefix6: str = ""
     network: AssignedNetwork | None = None
     failures: tuple[Failure, ...] = ()
+    trust: str = ""
 
 
 def cluster_part(view: View) -> ClusterPart:
@@ -82,6 +83,7 @@ def cluster_part(view: View) -> ClusterPart:
             )
         ),
         port=cluster.data_path_port if cluster is not None else 4789,
+        trust=cluster.trust if cluster is not None else "",
         prefix6=mesh_prefix6(cluster.id) if cluster is not None else "",
         network=next((assigned_network(one) for one in view.networks() if _stands(one)), None),
         failures=tuple(failures),
@@ -245,6 +247,7 @@ def assignments_for(
         ingress=part.ingress,
         managers=part.managers,
         role=found.role_told.value,
+        trust=part.trust,
     )
 
 
@@ -352,6 +355,7 @@ def difference(old: Assignments, new: Assignments) -> Difference | None:
         ingress=new.ingress if new.ingress != old.ingress else None,
         managers=new.managers if new.managers != old.managers else None,
         role=new.role if new.role != old.role else None,
+        trust=new.trust if new.trust != old.trust else None,
         networks=_changed(old.networks, new.networks),
         removed_networks=_removed(old.networks, new.networks),
         endpoints=_changed(old.endpoints, new.endpoints),
@@ -366,7 +370,12 @@ def complete(new: Assignments) -> Difference:
     """A whole set as the difference from nothing, with every part said."""
     found = difference(NOTHING_ASSIGNED, new) or Difference()
     return msgspec.structs.replace(
-        found, mesh=new.mesh, ingress=new.ingress, managers=new.managers, role=new.role
+        found,
+        mesh=new.mesh,
+        ingress=new.ingress,
+        managers=new.managers,
+        role=new.role,
+        trust=new.trust,
     )
 
 

@@ -87,6 +87,7 @@ def encode_object(thing: StoredObject) -> bytes:
             data_path_addr="",
             tunnel=(),
             taken_ports=(),
+            trust="",
             session=None,
             spec_since=0,
             applied=None,

@@ -247,6 +247,7 @@ class Memory(Tables):
                 data_path_addr=report.record.data_path_addr,
                 tunnel=report.record.tunnel,
                 taken_ports=report.record.taken_ports,
+                trust=report.record.trust,
             )
         if session is not None:
             node = msgspec.structs.replace(node, session=session.record)

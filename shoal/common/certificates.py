@@ -152,12 +152,22 @@ def peer_of_pem(pem: bytes) -> Peer:
     return peer_of(x509.load_pem_x509_certificate(pem))
 
 
-def ends_in(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> bool:
-    """Whether each certificate is signed by the next and the last one by one of the roots."""
-    for signed, signer in pairwise(chain):
-        if not _signed_by(signed, signer):
-            return False
-    return any(_signed_by(chain[-1], root) for root in roots)
+def issuer_among(
+    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
+) -> x509.Certificate | None:
+    """The root that signed the end of a chain each of which is signed by the next."""
+    if not all(_signed_by(signed, signer) for signed, signer in pairwise(chain)):
+        return None
+    return next((root for root in roots if _signed_by(chain[-1], root)), None)
+
+
+def trust_word(issuer: x509.Certificate, roots: Sequence[x509.Certificate]) -> str:
+    """Who vouches for a node and whom it trusts, in one word; equal words, equal trust."""
+    return f"{_fingerprint(issuer)}<{'+'.join(sorted(map(_fingerprint, roots)))}"
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex()[:16]
 
 
 def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -14,15 +14,17 @@ from pathlib import Path
 
 from cryptography import x509
 from msgspec import Struct
+from msgspec.structs import replace
 from typing_extensions import override
 
 from shoal.common.certificates import (
     Role,
-    ends_in,
+    issuer_among,
     load_chain,
     load_key,
     peer_of,
     public_key_bytes,
+    trust_word,
 )
 from shoal.model.errors import Internal, InvalidArgument, NotFound, Unauthenticated
 from shoal.model.ids import ClusterID, NodeID
@@ -45,6 +47,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     roots_pem: bytes
     not_before: datetime
     not_after: datetime
+    trust: str = ""
+    """Who signed it and whom it trusts (`certificates.trust_word`)."""
 
     @override
     def __repr__(self) -> str:
@@ -69,11 +73,13 @@ def identity_of(*, key_pem: bytes, certificate_pem: bytes, roots_pem: bytes) -> 
         load_key(key_pem).public_key()
     ):
         raise InvalidArgument("the node certificate was made for another key than the node's")
-    if not ends_in(chain, roots):
+    issuer = issuer_among(chain, roots)
+    if issuer is None:
         raise Unauthenticated(
             "the node certificate is not signed by a root certificate of this cluster"
         )
-    return _described(certificate, key_pem, certificate_pem, roots_pem)
+    described = _described(certificate, key_pem, certificate_pem, roots_pem)
+    return replace(described, trust=trust_word(issuer, roots))
 
 
 def _described(

@@ -25,6 +25,9 @@ LATEST = 0.8
 LONGEST_WAIT = 3600.0
 """Look at the clock again after this: a suspended machine's monotonic clock stood still."""
 
+FOLLOW_SECONDS = 2.0
+"""How late another process of a node takes over what the agent has renewed, at most."""
+
 FAILURES = Backoff(first=5.0, cap=3600.0)
 
 _log = structlog.get_logger(__name__)
@@ -128,7 +131,9 @@ class Renewal:
                 continue
 
 
-async def follow(store: IdentityStore, current: CurrentIdentity, seconds: float = 2.0) -> None:
+async def follow(
+    store: IdentityStore, current: CurrentIdentity, seconds: float = FOLLOW_SECONDS
+) -> None:
     """Take over, for ever, what another process of this node saves in the store."""
     stamp: object = None
     while True:

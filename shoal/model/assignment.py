@@ -206,7 +206,10 @@ class ManagerSet(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The complete set for one node. Endpoints and services stand under their `key`."""
+    """The complete set for one node. Endpoints and services stand under their `key`.
+
+    `trust` is what its certificate and its roots shall be, in one word; empty: as they are.
+    """
 
     tasks: Mapping[TaskID, AssignedTask] = field(default_factory=dict)
     secrets: Mapping[str, Payload] = field(default_factory=dict)
@@ -215,6 +218,7 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ingress: IngressSet = IngressSet()
     managers: ManagerSet = ManagerSet()
     role: str = "worker"
+    trust: str = ""
     networks: Mapping[NetworkID, AssignedNetwork] = field(default_factory=dict)
     endpoints: Mapping[str, NetworkEndpoint] = field(default_factory=dict)
     services: Mapping[str, NetworkService] = field(default_factory=dict)
@@ -223,7 +227,7 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """From one set to the next; a complete set is the difference from nothing.
 
-    None in `mesh`, `ingress`, `managers` and `role` means unchanged.
+    None in `mesh`, `ingress`, `managers`, `role` and `trust` means unchanged.
     """
 
     tasks: tuple[AssignedTask, ...] = ()
@@ -236,6 +240,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ingress: IngressSet | None = None
     managers: ManagerSet | None = None
     role: str | None = None
+    trust: str | None = None
     networks: tuple[AssignedNetwork, ...] = ()
     removed_networks: tuple[NetworkID, ...] = ()
     endpoints: tuple[NetworkEndpoint, ...] = ()

@@ -36,7 +36,14 @@ from shoal.model.spec.task import (
     Resources,
     TaskSpec,
 )
-from shoal.model.states import NodeRole, NodeState, TaskState, UpdateState, is_terminal
+from shoal.model.states import (
+    NodeRole,
+    NodeState,
+    RotationStep,
+    TaskState,
+    UpdateState,
+    is_terminal,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -55,7 +62,9 @@ class Cluster(Object, frozen=True, kw_only=True, gc=False):
 
     `sealed` holds CA keys, join tokens and unlock key, encrypted with the cluster's data key
     (`manager.store.sealing`); `incarnation` grows when the cluster is forced anew or restored,
-    which last happened at `forced_at`.
+    which last happened at `forced_at`. `trust` is the word for what every node's certificate
+    shall be (`shoal.common.certificates.trust_word`); while the CA is changed for `next_root`,
+    `rotation` says how far it is.
     """
 
     id: ClusterID
@@ -69,7 +78,9 @@ class Cluster(Object, frozen=True, kw_only=True, gc=False):
     subnet_size: int = 24
     data_path_port: int = 4789
     node_pool: str = "10.128.0.0/9"  # each node's /24 for its tasks' addresses is cut from it
-    root_rotation_in_progress: bool = False
+    trust: str = ""
+    next_root: str = ""
+    rotation: RotationStep = RotationStep.NONE
 
 
 class EngineDescription(
@@ -123,6 +134,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     data_path_addr: str = ""
     tunnel: tuple[TunnelKey, ...] = ()
     taken_ports: tuple[TakenPort, ...] = ()
+    trust: str = ""
 
 
 class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -181,6 +193,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     data_path_addr: str = ""
     tunnel: tuple[TunnelKey, ...] = ()
     taken_ports: tuple[TakenPort, ...] = ()
+    trust: str = ""
     session: NodeSession | None = None
     spec_since: int = 0
     applied: Applied | None = None

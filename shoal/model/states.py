@@ -81,6 +81,14 @@ DESIRED_STATES = frozenset(
 )
 
 
+class RotationStep(StrEnum):
+    """How far the change of the cluster's CA is: first all trust the next, then it signs."""
+
+    NONE = ""
+    TRUST = "trust"
+    SIGN = "sign"
+
+
 class NodeRole(StrEnum):
     """What a node does for the cluster."""
 

@@ -195,6 +195,29 @@ def test_a_locked_manager_serves_once_it_is_unlocked(two: Cluster) -> None:
     assert "not locked" in two.docker("m3", "swarm", "unlock", check=False, stdin=key)
 
 
+def test_the_ca_is_changed_while_everything_runs(two: Cluster) -> None:
+    """The stock CLI waits until all nodes have followed; no node is lost on the way."""
+    two.load("demo-sleep-1")
+    two.docker("m1", "service", "create", "-d", "--name", "s", "--mode", "global",
+               "demo/sleep:1")  # fmt: skip
+    two.await_running("m1", "s", 4, 30)
+    before, old = two.containers_of("s", ("m1", "m2", "m3", "w1")), token(two, "worker")
+    root = two.docker("m1", "swarm", "ca")
+    two.docker("m1", "swarm", "ca", "--rotate", "-q")
+    assert two.call("m1", "/swarm")["RootRotationInProgress"] is False
+    changed = two.docker("m1", "swarm", "ca")
+    assert changed != root
+    for node in two.call("m2", "/nodes"):
+        assert node["Status"]["State"] == "ready", node
+        assert node["Description"]["TLSInfo"]["TrustRoot"].strip() == changed
+    assert two.containers_of("s", ("m1", "m2", "m3", "w1")) == before
+    two.docker("w1", "swarm", "leave")
+    assert "does not match fingerprint" in join(two, "w1", old, check=False)
+    join(two, "w1", token(two, "worker"))
+    two.await_running("m1", "s", 4, 30)
+    two.docker("m1", "service", "rm", "s")
+
+
 def test_certificate_of_another_cluster_opens_nothing(two: Cluster) -> None:
     stranger = identity(two, "m4")
     for host in ("m1", "m2"):

@@ -26,7 +26,7 @@ def cluster_json(cluster: Cluster, trust: TLSInfo) -> Json:
         **envelope(cluster),
         "Spec": msgspec.structs.replace(cluster.spec, ca_config=ca),
         "TLSInfo": tls_json(trust),
-        "RootRotationInProgress": cluster.root_rotation_in_progress,
+        "RootRotationInProgress": bool(cluster.next_root),
         "DefaultAddrPool": cluster.default_addr_pool,
         "SubnetSize": cluster.subnet_size,
         "DataPathPort": cluster.data_path_port,

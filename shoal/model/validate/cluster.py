@@ -81,9 +81,11 @@ def _check_ca(config: CAConfig) -> None:
         )
     if config.external_cas:
         raise unimplemented("CAConfig.ExternalCAs", "external CAs are not supported yet")
-    if config.signing_ca_cert or config.signing_ca_key:
-        raise unimplemented(
-            "CAConfig.SigningCACert", "bringing one's own CA is not supported yet"
+    if bool(config.signing_ca_cert) != bool(config.signing_ca_key):
+        raise invalid(
+            "CAConfig.SigningCACert",
+            "a CA of one's own needs both its certificate and its key (`--ca-cert` and "
+            "`--ca-key`)",
         )
 
 

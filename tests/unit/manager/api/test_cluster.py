@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from manager.ca.authority import ClusterAuthority
 from shoal.common.clock import SystemClock
 from shoal.model.changes import Update
 from shoal.model.ids import NodeID, ServiceID, TaskID
@@ -190,12 +191,43 @@ async def test_the_cluster_and_its_tokens(tmp_path: Path) -> None:
         for bad, code in (
             ({**spec, "Name": "other"}, 400),
             ({**spec, "CAConfig": {"NodeCertExpiry": 1}}, 400),
-            ({**spec, "CAConfig": {"ForceRotate": 1}}, 501),
+            ({**spec, "CAConfig": {"SigningCACert": "x"}}, 400),
+            ({**spec, "CAConfig": {"SigningCACert": "x", "SigningCAKey": "y"}}, 400),
+            ({**spec, "CAConfig": {"ExternalCAs": [{"Protocol": "cfssl"}]}}, 501),
         ):
             assert (await client.ask("POST", path, bad))[0] == code
         assert await client.get("/swarm/unlockkey") == {"UnlockKey": ""}
         assert (await client.ask("POST", "/swarm/unlock", {"UnlockKey": "x"}))[0] == 409
         assert (await client.ask("POST", "/swarm/init", {}))[0] == 503
+
+
+async def test_a_change_of_ca_is_begun_once_and_never_shows_a_key(tmp_path: Path) -> None:
+    own = ClusterAuthority.create(SystemClock().now())
+    async with serving(tmp_path) as (cell, client):
+        before = await client.get("/swarm")
+
+        async def update(**ca: object) -> tuple[int, Any]:
+            now = await client.get("/swarm")
+            body = {**now["Spec"], "CAConfig": ca}
+            path = f"/swarm/update?version={now['Version']['Index']}"
+            return await client.ask("POST", path, body)
+
+        pair = {"SigningCACert": own.roots_pem.decode(), "SigningCAKey": own.key_pem.decode()}
+        assert (await update(**pair))[0] == 200
+        after = await client.get("/swarm")
+        assert after["RootRotationInProgress"] is True
+        assert after["TLSInfo"]["TrustRoot"] == before["TLSInfo"]["TrustRoot"]
+        issuer = "CertIssuerPublicKey"
+        assert after["TLSInfo"][issuer] != before["TLSInfo"][issuer]
+        assert after["JoinTokens"] == before["JoinTokens"]
+        assert "SigningCAKey" not in after["Spec"]["CAConfig"]
+        cluster = cell.memory.cluster()
+        assert cluster is not None
+        assert own.key_pem.decode() not in str(cluster)
+        for node in await client.get("/nodes"):
+            assert node["Description"]["TLSInfo"][issuer] == before["TLSInfo"][issuer]
+        status, answer = await update(ForceRotate=1)
+        assert (status, "3 nodes have not followed" in answer["message"]) == (400, True)
 
 
 async def test_the_unlock_key_comes_with_autolock_is_rotated_and_goes_with_it(

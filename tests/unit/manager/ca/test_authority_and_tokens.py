@@ -10,7 +10,7 @@ from manager.ca.authority import ClusterAuthority, EtcdAuthority, Subject
 from manager.ca.tokens import new_tokens, role_of_token
 from shoal.common.certificates import (
     Role,
-    ends_in,
+    issuer_among,
     load_chain,
     new_csr_pem,
     new_key_pem,
@@ -83,8 +83,9 @@ def test_certificate_says_what_the_store_says_whatever_was_asked(
     assert not limits.ca
     assert certificate.not_valid_before_utc == NOW - timedelta(hours=1)
     assert certificate.not_valid_after_utc == NOW + timedelta(days=90)
-    assert ends_in(chain, [authority.root])
-    assert not ends_in(chain, [ClusterAuthority.create(NOW).root])
+    other = ClusterAuthority.create(NOW).root
+    assert issuer_among(chain, [other, authority.root]) == authority.root
+    assert issuer_among(chain, [other]) is None
 
 
 def test_certificates_never_outlive_the_root(authority: ClusterAuthority) -> None:
