@@ -27,17 +27,23 @@ SHARED = (
     "shoal.common.host_client",
     "shoal.common.join_token",
     "shoal.common.join_wire",
+    "shoal.common.key_files",
     "shoal.common.known_managers",
     "shoal.common.log",
+    "shoal.common.recovery_order",
     "shoal.common.renewal",
     "shoal.common.rpc",
     "shoal.common.supervise",
     "shoal.model.assignment",
+    "shoal.model.defaults",
     "shoal.model.objects",
     "shoal.model.reference",
+    "shoal.model.validate.cluster",
+    "shoal.model.validate.mounts",
     "shoal.model.validate.network",
+    "shoal.model.validate.node",
 )
-"""They bring all that both programs import (`tests/integration/host/test_warm.py`)."""
+"""They bring all that both programs import (`tests/architecture/test_warm_image.py`)."""
 
 
 def warm(shared: Sequence[str], programs: Sequence[str]) -> None:

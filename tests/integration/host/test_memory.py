@@ -1,18 +1,8 @@
-"""The image that agent and manager are forked from."""
+"""Giving library pages back to the kernel."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Sequence
 
-from shoal.host.processes import Programs
-
-_IMPORT = """
-import importlib, json, sys
-for module in sys.argv[1:]:
-    importlib.import_module(module)
-print(json.dumps(list(sys.modules)))
-"""
 _GIVE_BACK = """
 import sys
 from pathlib import Path
@@ -39,19 +29,6 @@ async def serve():
     await server.stop(None)
 asyncio.run(serve())
 """
-
-
-def imported_by(modules: Sequence[str]) -> set[str]:
-    command = [sys.executable, "-c", _IMPORT, *modules]
-    return set(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
-
-
-def test_it_holds_what_both_programs_import_and_nothing_that_neither_does() -> None:
-    programs = Programs()
-    agent, manager = imported_by([programs.agent]), imported_by([programs.manager])
-    image = imported_by(programs.shared)
-    assert sorted(agent & manager - image) == []
-    assert sorted(image - (agent | manager)) == []
 
 
 def test_libraries_run_on_after_their_pages_were_given_back() -> None:
