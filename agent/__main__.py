@@ -44,6 +44,7 @@ from shoal.common.config import HostConfig, load_config
 from shoal.common.engine_http.server import EngineServer
 from shoal.common.entropy import new_hex_id
 from shoal.common.host_client import HostControl
+from shoal.model.resources import generic_of
 
 log = structlog.get_logger(__name__)
 
@@ -179,6 +180,8 @@ def _host(config: AgentConfig, v2: bool, clock: SystemClock) -> Host:
     return Host(
         identity=_identity(config.state / "engine-id"),
         hostname=config.host.hostname,
+        labels=config.host.labels,
+        generic_resources=generic_of(config.host.generic_resources),
         root=str(config.state),
         cgroup_v2=v2,
         runc=_version("runc"),

@@ -7,7 +7,7 @@ import os
 import platform
 from typing import Protocol
 
-from shoal.common.config import HostConfig
+from shoal.common.config import HostConfig, label_map
 from shoal.common.engine_http import versions
 from shoal.common.identity import CurrentIdentity
 from shoal.model.objects import (
@@ -17,6 +17,7 @@ from shoal.model.objects import (
     TakenPort,
     TunnelKey,
 )
+from shoal.model.resources import generic_of
 from shoal.model.spec.task import Platform, Resources
 
 _BILLION = 1_000_000_000
@@ -63,9 +64,15 @@ class Describer:
                     architecture=platform.machine(), os=platform.system().lower()
                 ),
                 resources=Resources(
-                    nano_cpus=(os.cpu_count() or 1) * _BILLION, memory_bytes=memory
+                    nano_cpus=(os.cpu_count() or 1) * _BILLION,
+                    memory_bytes=memory,
+                    generic_resources=generic_of(self._config.generic_resources),
                 ),
-                engine=EngineDescription(engine_version=versions.ENGINE, plugins=_PLUGINS),
+                engine=EngineDescription(
+                    engine_version=versions.ENGINE,
+                    labels=label_map(self._config.labels),
+                    plugins=_PLUGINS,
+                ),
             ),
             addr=self._config.address,
             data_path_addr=self._config.data_path,

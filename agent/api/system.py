@@ -25,6 +25,7 @@ from shoal.common.engine_http.query import Filters
 from shoal.common.engine_http.router import Router
 from shoal.model.errors import InvalidArgument, Unimplemented
 from shoal.model.log_options import DRIVERS
+from shoal.model.spec.task import GenericResource
 
 _KINDS = frozenset({"container", "image", "volume", "build-cache"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
@@ -39,6 +40,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     identity: str
     hostname: str
+    labels: tuple[str, ...]
+    generic_resources: tuple[GenericResource, ...]
     root: str
     cgroup_v2: bool
     runc: str
@@ -105,6 +108,8 @@ class System:
         facts: dict[str, Any] = {
             "ID": self._host.identity,
             "Name": self._host.hostname,
+            "Labels": self._host.labels,
+            "GenericResources": self._host.generic_resources or None,
             "Containers": len(states),
             "ContainersRunning": states.count("running"),
             "ContainersPaused": states.count("paused"),
@@ -214,11 +219,9 @@ _UNCHANGING: dict[str, Any] = {
         "IndexConfigs": {},
         "Mirrors": None,
     },
-    "GenericResources": None,
     "HttpProxy": "",
     "HttpsProxy": "",
     "NoProxy": "",
-    "Labels": [],
     "ExperimentalBuild": False,
     "ServerVersion": versions.ENGINE,
     "Runtimes": {"runc": {"path": "runc"}},

@@ -11,7 +11,11 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+import structlog
+
 from agent.network.dial import Asked, Dial, connected
+
+_log = structlog.get_logger(__name__)
 
 _IDLE_SECONDS = 90.0
 _MOST_FLOWS = 1000
@@ -67,8 +71,8 @@ class Datagrams:
             if far is not None:
                 with far:
                     await _carry(key, queue, far)
-        except* OSError:  # nobody is there, or the port is published no more
-            pass
+        except* OSError as gone:  # nobody is there, or the port is published no more
+            _log.debug("datagrams not carried", port=key.client[1], reason=str(gone))
         finally:
             del self._flows[key]
 

@@ -38,6 +38,7 @@ from shoal.model.changes import Failure
 from shoal.model.defaults import is_on_host_network
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Network, Node, NodeDescription, Service, Task
+from shoal.model.resources import environment_of
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec, SecretReference
 from shoal.model.states import NodeRole, TaskState
@@ -267,7 +268,7 @@ def _assigned(
         name=name,
         slot=task.slot,
         desired_state=task.desired_state,
-        container=needed.container,
+        container=_with_claims(needed.container, task),
         labels={**container.labels, **system_labels(task, name)} if task.service_id else {},
         resources=spec.task_template.resources,
         ports=_host_ports(task),
@@ -279,6 +280,14 @@ def _assigned(
         attached=task.attached.container_id if task.attached is not None else "",
     )
     return assigned, needed
+
+
+def _with_claims(container: ContainerSpec, task: Task) -> ContainerSpec:
+    """The container that is told which of its node's generic resources are the task's."""
+    claims = environment_of(task.generic_resources)
+    if not claims:
+        return container
+    return msgspec.structs.replace(container, env=(*container.env, *claims))
 
 
 def _instead(

@@ -9,12 +9,13 @@ import hashlib
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shoal.model.errors import InvalidArgument
+from shoal.model.resources import generic_of
 
 DEFAULT_FILE = Path("/etc/shoal/host.toml")
 
@@ -36,6 +37,9 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         data_path_address: where VXLAN traffic goes; empty means `address`.
         listen_address: where managers are served; empty is on all addresses.
         etcd: the etcd program, found on PATH or given whole.
+        labels: `name=value` each, what constraints know as `engine.labels.NAME`.
+        generic_resources: what the host has to reserve, `KIND=NAME` each for named ones, or
+            `KIND=COUNT`.
     """
 
     state: str = "/var/lib/shoal"
@@ -52,6 +56,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     agent_port: int = 7946
     vxlan_port: int = 4789
     etcd: str = "etcd"
+    labels: tuple[str, ...] = ()
+    generic_resources: tuple[str, ...] = ()
 
     @property
     def manager_secrets(self) -> Path:
@@ -145,6 +151,8 @@ def _checked(config: HostConfig) -> HostConfig:
             f"instance {config.instance!r} must be 1 to 8 of a-z and 0-9, a letter first",
             field="instance",
         )
+    label_map(config.labels)
+    generic_of(config.generic_resources)
     ports = {name: getattr(config, name) for name in _PORTS}
     for name, number in ports.items():
         if not 0 < number < 65536:
@@ -153,6 +161,17 @@ def _checked(config: HostConfig) -> HostConfig:
     if len(set(tcp.values())) < len(tcp):
         raise InvalidArgument(f"two services share one port: {tcp}", field="port")
     return config
+
+
+def label_map(labels: Sequence[str]) -> Mapping[str, str]:
+    """The host's labels by name; InvalidArgument for one that is not `name=value`."""
+    found: dict[str, str] = {}
+    for label in labels:
+        name, equals, value = label.partition("=")
+        if not name.strip() or not equals:
+            raise InvalidArgument(f"labels: {label!r} is not name=value", field="labels")
+        found[name] = value
+    return found
 
 
 def _is_address(text: str) -> bool:

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instance", metavar="PREFIX", help="prefix of kernel objects' names")
     parser.add_argument("--data-path-address", metavar="ADDR", help="address of VXLAN traffic")
     parser.add_argument("--etcd", metavar="FILE", help="another etcd program than PATH's")
+    parser.add_argument("--labels", action="append", metavar="NAME=VALUE", help="engine label")
+    parser.add_argument("--generic-resources", action="append", metavar="KIND=VALUE",
+                        help="a name or a number that tasks can reserve")  # fmt: skip
     for flag, text in _PORTS.items():
         parser.add_argument(flag, type=int, metavar="PORT", help=text)
 

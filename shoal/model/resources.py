@@ -3,11 +3,13 @@
 Limits bound a container and are no concern of placement. Called by scheduler and enforcer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import field
 
+from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import whole
 from shoal.model.spec.task import (
     DiscreteResource,
     GenericResource,
@@ -33,6 +35,45 @@ def reserved(spec: TaskSpec) -> Resources:
     if spec.resources is None or spec.resources.reservations is None:
         return NOTHING_RESERVED
     return spec.resources.reservations
+
+
+def generic_of(texts: Sequence[str]) -> tuple[GenericResource, ...]:
+    """What a host has, out of `KIND=NAME` and `KIND=COUNT` (docker-swarm.md 1.4).
+
+    Raises:
+        InvalidArgument: it is neither, or a kind is both named and counted.
+    """
+    found: list[GenericResource] = []
+    counted: dict[str, bool] = {}
+    for text in texts:
+        kind, _, value = text.partition("=")
+        count = whole(value)
+        if (
+            not kind
+            or not value
+            or counted.setdefault(kind, count is not None) != (count is not None)
+        ):
+            raise InvalidArgument(
+                f"generic_resources: {text!r} is not KIND=NAME or KIND=COUNT, one form a kind",
+                field="generic_resources",
+            )
+        if count is None:
+            named = NamedResource(kind=kind, value=value)
+            found.append(GenericResource(named_resource_spec=named))
+        else:
+            discrete = DiscreteResource(kind=kind, value=count)
+            found.append(GenericResource(discrete_resource_spec=discrete))
+    return tuple(found)
+
+
+def environment_of(claimed: Iterable[GenericResource]) -> tuple[str, ...]:
+    """What a task's process is told of its claims: `DOCKER_RESOURCE_GPU=UUID1,UUID2`."""
+    values: dict[str, list[str]] = {}
+    for one in claimed:
+        spec = one.named_resource_spec or one.discrete_resource_spec
+        if spec is not None:
+            values.setdefault(spec.kind, []).append(str(spec.value))
+    return tuple(f"DOCKER_RESOURCE_{k.upper()}={','.join(v)}" for k, v in values.items())
 
 
 def free_generic(

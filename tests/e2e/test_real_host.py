@@ -20,6 +20,8 @@ from tests.e2e.cluster import ROOT, eventually
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(120)]
 
 INSTANCE = f"r{os.getpid() % 1000000}"
+HAS = ("--labels", "disk=ssd", "--generic-resources", "gpu=uuid-1",
+       "--generic-resources", "gpu=uuid-2")  # fmt: skip
 SETTLE = """
 mount --make-rprivate / && mount -t tmpfs none /var/lib && mount -t tmpfs none /run
 mkdir -p /run/netns && hostname realhost && ip link set lo up
@@ -50,7 +52,7 @@ class Machine:
         return ["nsenter", *target, "--mount", "--net", "--uts", *words]
 
     def start(self) -> None:
-        shoal = (sys.executable, "-m", "shoal.cli", "host", "--instance", INSTANCE)
+        shoal = (sys.executable, "-m", "shoal.cli", "host", "--instance", INSTANCE, *HAS)
         with self._log.open("ab") as log:
             self._host = subprocess.Popen(self.inside(*shoal), cwd=ROOT, stderr=log)
         eventually(lambda: self.docker("version"), lambda said: "Server" in said, 15)
@@ -144,6 +146,21 @@ def test_a_service_outlives_the_daemons(machine: Machine) -> None:
     machine.start()
     assert pids(machine) == before
     eventually(lambda: machine.docker(*replicas).strip(), lambda said: said == "2/2", 20)
+
+
+def test_what_a_host_says_of_itself_is_where_tasks_are_placed_by(machine: Machine) -> None:
+    wanted = ("--constraint", "engine.labels.disk==ssd", "--generic-resource")
+    for name, claim in (("fits", "gpu=1"), ("waits", "gpu=3")):
+        machine.docker("service", "create", "-d", "--name", name, *wanted, claim,
+                       "demo/sleep:1")  # fmt: skip
+    form = ("service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}")
+    eventually(lambda: machine.docker(*form, "fits"), lambda s: s.startswith("Running"), 20)
+    assert "not enough" in machine.docker(*form, "waits")
+    found = machine.docker("ps", "-q", "--filter", "name=fits.1").strip()
+    environment = machine.docker("inspect", "-f", "{{.Config.Env}}", found)
+    assert "DOCKER_RESOURCE_GPU=uuid-1" in environment
+    assert machine.docker("info", "-f", "{{.Labels}}").strip() == "[disk=ssd]"
+    machine.docker("service", "rm", "fits", "waits")
 
 
 def test_the_doctor_finds_nothing_wrong(machine: Machine) -> None:

@@ -51,6 +51,7 @@ from tests.builders import (
     GIB,
     START,
     make_cluster,
+    make_generic,
     make_network,
     make_node,
     make_resources,
@@ -342,3 +343,11 @@ def test_a_task_that_cannot_be_told_any_more_stays_as_told_and_stops_when_it_is_
     after = made(tables(make_node("n1"), bad), N1, confidences, parts=parts)
     told = after.tasks[TaskID("t1")]
     assert told == replace(before.tasks[TaskID("t1")], desired_state=S.SHUTDOWN)
+
+
+def test_a_task_is_told_which_generic_resources_of_its_node_are_its_own() -> None:
+    service = make_service("s1", make_spec())
+    claims = make_generic("gpu", ("uuid-1",)) + make_generic("ssd", 2)
+    task = make_task("t1", service, node="n1", generic_resources=claims)
+    (assigned,) = told(make_node("n1"), service, task).tasks.values()
+    assert assigned.container.env == ("DOCKER_RESOURCE_GPU=uuid-1", "DOCKER_RESOURCE_SSD=2")

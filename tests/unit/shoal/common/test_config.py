@@ -25,6 +25,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ('address = "10.0.0.1"\nport = 2378', "share one port"),
         ('address = "10.0.0.1"\ninstance = "a-b"', "instance"),
         ("address = ", "cannot be read"),
+        ('address = "10.0.0.1"\nlabels = ["disk"]', "'disk' is not name=value"),
+        ('address = "10.0.0.1"\ngeneric_resources = ["gpu"]', "'gpu' is not KIND="),
+        (
+            'address = "10.0.0.1"\ngeneric_resources = ["gpu=a", "gpu=2"]',
+            "'gpu=2' is not KIND=NAME or KIND=COUNT",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, sentence: str) -> None:

@@ -5,7 +5,15 @@ import pytest
 from shoal.model.constraints import first_unmet, matches, parse, parse_all, unconstrained
 from shoal.model.errors import InvalidArgument
 from shoal.model.objects import Node
-from shoal.model.resources import Available, assign, free_generic, missing, reserved
+from shoal.model.resources import (
+    Available,
+    assign,
+    environment_of,
+    free_generic,
+    generic_of,
+    missing,
+    reserved,
+)
 from shoal.model.spec.task import (
     GenericResource,
     Placement,
@@ -159,3 +167,13 @@ def test_generic_resources_are_given_by_name_where_there_are_names() -> None:
     assert assign(twice, free) is None
     assert free.discrete == {"ssd": 3}, "asking takes nothing"
     assert assign((GenericResource(),), free) == ()
+
+
+def test_a_host_declares_what_it_has_by_name_or_number() -> None:
+    has = generic_of(("gpu=a", "gpu=b", "ssd=3"))
+    named = [one.named_resource_spec for one in has if one.named_resource_spec]
+    counted = [one.discrete_resource_spec for one in has if one.discrete_resource_spec]
+    assert [(one.kind, one.value) for one in named] == [("gpu", "a"), ("gpu", "b")]
+    assert [(one.kind, one.value) for one in counted] == [("ssd", 3)]
+    assert environment_of(has) == ("DOCKER_RESOURCE_GPU=a,b", "DOCKER_RESOURCE_SSD=3")
+    assert environment_of(()) == ()
