@@ -189,6 +189,28 @@ class Cluster:
         return pids
 
 
+def container_of(cluster: Cluster, host: str, service: str) -> str:
+    """The id of a running container of a service on a host."""
+    label = f"label=com.docker.swarm.service.name={service}"
+    return cluster.docker(host, "ps", "-q", "--no-trunc", "--filter", label).split()[0]
+
+
+def pid_of(cluster: Cluster, host: str, service: str) -> int:
+    form = "{{.State.Pid}}"
+    return int(
+        cluster.docker(host, "inspect", "-f", form, container_of(cluster, host, service))
+    )
+
+
+def vip_of(cluster: Cluster, service: str, network: str) -> str:
+    wanted = cluster.docker("m1", "network", "inspect", "-f", "{{.Id}}", network)
+    endpoint = json.loads(
+        cluster.docker("m1", "service", "inspect", "-f", "{{json .Endpoint}}", service)
+    )
+    found = [v["Addr"] for v in endpoint["VirtualIPs"] if v["NetworkID"] == wanted]
+    return str(found[0]).partition("/")[0]
+
+
 def _cwd(process: Path) -> bytes:
     try:
         return os.fsencode((process / "cwd").readlink())

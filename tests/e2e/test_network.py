@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import Cluster, eventually
-from tests.e2e.load import Load
+from tests.e2e.cluster import Cluster, container_of, eventually, pid_of, vip_of
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -29,19 +28,6 @@ while data := held.recv(9999):
 HOSTS = ("m1", "m2", "m3", "w1", "w2")
 
 
-def container_of(cluster: Cluster, host: str, service: str) -> str:
-    """The id of a running container of a service on a host."""
-    label = f"label=com.docker.swarm.service.name={service}"
-    return cluster.docker(host, "ps", "-q", "--no-trunc", "--filter", label).split()[0]
-
-
-def pid_of(cluster: Cluster, host: str, service: str) -> int:
-    form = "{{.State.Pid}}"
-    return int(
-        cluster.docker(host, "inspect", "-f", form, container_of(cluster, host, service))
-    )
-
-
 def inside(cluster: Cluster, host: str, service: str, *words: str) -> str:
     """What a command in a service's container says; all output."""
     container = container_of(cluster, host, service)
@@ -52,15 +38,6 @@ def ask(cluster: Cluster, host: str, service: str, target: str, seconds: int = 3
     """What a web server answers to a service's container."""
     words = ("timeout", str(seconds), "wget", "-q", "-O", "-", f"http://{target}/")
     return inside(cluster, host, service, *words)
-
-
-def vip_of(cluster: Cluster, service: str, network: str) -> str:
-    wanted = cluster.docker("m1", "network", "inspect", "-f", "{{.Id}}", network)
-    endpoint = json.loads(
-        cluster.docker("m1", "service", "inspect", "-f", "{{json .Endpoint}}", service)
-    )
-    found = [v["Addr"] for v in endpoint["VirtualIPs"] if v["NetworkID"] == wanted]
-    return str(found[0]).partition("/")[0]
 
 
 def everywhere(cluster: Cluster, service: str) -> None:
@@ -193,64 +170,6 @@ def test_a_task_has_no_name_before_it_is_healthy(net: Cluster) -> None:
     net.await_running("m1", "late", 1, 10)
     eventually(lambda: ask(net, "w2", "peer", "tasks.late"), lambda said: "demo/web" in said, 5)
     net.docker("m1", "service", "rm", "late")
-
-
-def test_no_request_is_lost_in_an_update(net: Cluster) -> None:
-    """Start-first, under load on the virtual IP and on the published port of two hosts.
-
-    Its health check says when a new task listens; one without is asked as soon as it runs.
-    """
-    net.docker("m1", "service", "create", "-d", "--name", "front", "--replicas", "6",
-               "--network", "back", "-p", "8090:80", "--update-order", "start-first",
-               "--update-parallelism", "2", "--update-monitor", "100ms",
-               "--health-cmd", "wget -q -O /dev/null http://127.0.0.1/",
-               "--health-interval", "200ms",
-               "demo/web:1")  # fmt: skip
-    net.await_running("m1", "front", 6, 30)
-    vip = vip_of(net, "front", "back")
-    eventually(lambda: net.get("w2", 8090), lambda text: "demo/web:1" in text, 10)
-    eventually(lambda: net.get("m1", 8090), lambda text: "demo/web:1" in text, 10)
-    loads = [
-        Load(vip, 80, pid_of(net, "w1", "peer")),
-        Load(net.hosts["w2"]["address"], 8090),
-        Load(net.hosts["m1"]["address"], 8090),
-    ]
-    with loads[0], loads[1], loads[2]:
-        net.docker("m2", "service", "update", "-d", "--image", "demo/web:2", "front")
-        eventually(
-            lambda: net.update_state("m1", "front"), lambda seen: seen == "completed", 60
-        )
-    for load in loads:
-        assert load.failures == {}
-        assert load.answered > 100
-
-
-def test_no_request_is_lost_when_our_daemons_die_or_a_host_is_drained(net: Cluster) -> None:
-    vip = vip_of(net, "front", "back")
-    leader = net.leader("m1")
-    asked = next(host for host in ("m1", "m2", "m3") if host != leader)
-    loads = [
-        Load(vip, 80, pid_of(net, "m2", "peer")),
-        Load(net.hosts["w2"]["address"], 8090),
-    ]
-    with loads[0], loads[1]:
-        for host, daemon in (("w1", "agent"), ("w2", "agent"), (leader, "manager")):
-            net.sandbox("kill", host, daemon)
-        eventually(lambda: net.running(asked, "front"), lambda n: n == 6, 20)
-        net.docker(asked, "node", "update", "--availability", "drain", "w1")
-        eventually(
-            lambda: net.tasks(asked, "front"),
-            lambda tasks: (
-                "w1" not in {n for n, _ in tasks} and [s for _, s in tasks] == ["Running"] * 6
-            ),
-            30,
-        )
-    net.docker(asked, "node", "update", "--availability", "active", "w1")
-    for load in loads:
-        assert load.failures == {}
-        assert load.answered > 100
-    everywhere(net, "peer")
-    net.docker(asked, "service", "rm", "front")
 
 
 @pytest.mark.parametrize("kind", ["bridge", "vxlan"])
