@@ -213,6 +213,8 @@ def test_the_ca_is_changed_while_everything_runs(two: Cluster) -> None:
     assert two.containers_of("s", ("m1", "m2", "m3", "w1")) == before
     two.docker("w1", "swarm", "leave")
     assert "does not match fingerprint" in join(two, "w1", old, check=False)
+    node = two.docker("m1", "node", "ls", "-q", "--filter", "name=w1")
+    two.docker("m1", "node", "rm", "--force", node)
     join(two, "w1", token(two, "worker"))
     two.await_running("m1", "s", 4, 30)
     two.docker("m1", "service", "rm", "s")
