@@ -6,25 +6,40 @@ take mapped files along: children map for themselves what they use.
 """
 
 import ctypes
+import gc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _MADV_DONTNEED = 4
 _M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGE = 128 << 10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def share_one_arena() -> None:
-    """Have the threads of this process and its children allocate from one heap.
+def keep_heap_small() -> None:
+    """Have this process and its children allocate from one heap, and return what is large.
 
-    Each would begin one of its own; ours mostly wait for the interpreter's lock anyway.
+    Each thread would begin a heap of its own; ours mostly wait for the interpreter's lock
+    anyway. And the C library takes whatever large block was freed once for a sign to keep such
+    blocks: what a start needed for a moment would stay for ever.
     """
     _libc.mallopt(_M_ARENA_MAX, 1)
+    _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    _libc.mallopt(_M_TRIM_THRESHOLD, _LARGE)
 
 
-def give_back_libraries() -> None:
-    """Unmap libraries' pages that are as in their files; what is used again comes back."""
+def give_back() -> None:
+    """Return what importing needed: holes in the heap, and libraries' pages as in their files.
+
+    What is used again comes back. Python's own garbage goes first, and what stays is never
+    looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    _libc.malloc_trim(0)
     for begin, size in unchanged_libraries(Path("/proc/self/smaps").read_text().splitlines()):
         _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), _MADV_DONTNEED)
 

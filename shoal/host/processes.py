@@ -13,6 +13,7 @@ import msgspec
 from shoal.common.clock import Clock
 from shoal.common.config import HostConfig
 from shoal.common.host_control import Pids
+from shoal.host import memory
 from shoal.host.channel import Channel, KeptDescriptors
 from shoal.host.child import Child
 from shoal.host.roles import Etcd
@@ -79,9 +80,9 @@ class Processes:
         def run() -> int | None:
             ours.close()
             self._close_private()
-            result: int | None = importlib.import_module(module).main(
-                self._config, theirs.detach()
-            )
+            program = importlib.import_module(module)
+            memory.give_back()
+            result: int | None = program.main(self._config, theirs.detach())
             return result
 
         pid = fork_program(f"shoal-{name}", run)

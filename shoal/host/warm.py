@@ -5,11 +5,11 @@ counted reference is such a write: each program copies half of the image as it r
 only one of them needs is imported by that one, after the fork, in 50 ms.
 """
 
-import gc
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from shoal.host import memory
 from shoal.model.errors import FailedPrecondition
@@ -44,12 +44,14 @@ SHARED = (
     "shoal.model.validate.node",
 )
 """They bring all that both programs import (`tests/architecture/test_warm_image.py`)."""
+_AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def warm(shared: Sequence[str], programs: Sequence[str]) -> None:
     """Import what is shared, be sure of the programs, and make the image fit to be forked."""
-    for module in shared:
-        _import(module)
+    with _no_public_authorities():
+        for module in shared:
+            _import(module)
     for module in programs:
         _find(module)
     threads = len(os.listdir("/proc/self/task"))
@@ -58,11 +60,27 @@ def warm(shared: Sequence[str], programs: Sequence[str]) -> None:
             f"importing {', '.join(shared)} started {threads - 1} threads: "
             f"a host process with threads cannot fork"
         )
+    memory.keep_heap_small()
     # What exists now never dies: no collection may touch, and so copy, its pages.
-    gc.collect()
-    gc.freeze()
-    memory.share_one_arena()
-    memory.give_back_libraries()
+    memory.give_back()
+
+
+@contextmanager
+def _no_public_authorities() -> Iterator[None]:
+    """Importing aiohttp reads all of the machine's root certificates: 2 MB.
+
+    None of our connections trusts them, and registries are asked by skopeo.
+    """
+    kept = {name: os.environ.get(name) for name in _AUTHORITIES}
+    os.environ.update(dict.fromkeys(_AUTHORITIES, os.devnull))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _import(module: str) -> None:

@@ -6,7 +6,7 @@ import sys
 _GIVE_BACK = """
 import sys
 from pathlib import Path
-from shoal.host.memory import give_back_libraries
+from shoal.host.memory import give_back
 from shoal.host.warm import SHARED, warm
 def held():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
@@ -14,7 +14,7 @@ def held():
     return sizes["Rss:"] - sizes["Anonymous:"], sizes["Anonymous:"]
 import grpc.aio, cryptography.x509, ssl
 files, own = held()
-give_back_libraries()
+give_back()
 fewer, same = held()
 assert fewer < files / 2, (files, fewer)
 assert same >= own, (own, same)
