@@ -32,7 +32,7 @@ from agent.engine.companions import Companions
 from agent.engine.container import Container
 from agent.engine.copying import Copying
 from agent.engine.creation import Creator
-from agent.engine.describe import NEVER, Shown
+from agent.engine.describe import Shown
 from agent.engine.events import EventBus
 from agent.engine.execs import Execs
 from agent.engine.launching import Launcher
@@ -326,7 +326,7 @@ class Engine:
         """Objects of the stats stream, one a second, each with the one before."""
         before: Stats | None = None
         if not container.state.running:
-            yield {"name": f"/{container.record.name}", "id": container.id, "read": NEVER}
+            yield measuring.nothing_to_wire(container)
             return
         while container.state.running:
             now = await self.runtime.stats(container.id)

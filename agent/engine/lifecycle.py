@@ -186,9 +186,10 @@ class Lifecycle:
                     return
             except TimeoutError:
                 pass  # the grace period is over
-            with contextlib.suppress(Conflict):
-                await self._runtime.kill(container.id, signals.KILL)
-                self.publish(container, "kill", signal=str(signals.KILL))
+            if number != signals.KILL:
+                with contextlib.suppress(Conflict):
+                    await self._runtime.kill(container.id, signals.KILL)
+                    self.publish(container, "kill", signal=str(signals.KILL))
             await _bounded(container, ended)
 
     def _spawn(self, container: Container) -> None:

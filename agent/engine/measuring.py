@@ -13,6 +13,29 @@ from shoal.model.errors import Conflict, InvalidArgument
 _PS_SECONDS = 10.0
 
 
+_NO_CPU: dict[str, Any] = {
+    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+}
+
+
+def nothing_to_wire(container: Container) -> dict[str, Any]:
+    """The one object for a container that does not run: all there, and all zero."""
+    return {
+        "name": f"/{container.record.name}",
+        "id": container.id,
+        "read": NEVER,
+        "preread": NEVER,
+        "pids_stats": {},
+        "blkio_stats": {"io_service_bytes_recursive": None, "io_serviced_recursive": None},
+        "num_procs": 0,
+        "storage_stats": {},
+        "cpu_stats": _NO_CPU,
+        "precpu_stats": _NO_CPU,
+        "memory_stats": {},
+    }
+
+
 def stats_to_wire(container: Container, now: Stats, before: Stats | None) -> dict[str, Any]:
     """One object of the stats stream."""
     ticks = os.sysconf("SC_CLK_TCK")
@@ -27,12 +50,7 @@ def stats_to_wire(container: Container, now: Stats, before: Stats | None) -> dic
         "num_procs": 0,
         "storage_stats": {},
         "cpu_stats": _cpu(now, system),
-        "precpu_stats": _cpu(before, system - _elapsed(before, now))
-        if before
-        else {
-            "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
-            "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
-        },
+        "precpu_stats": _cpu(before, system - _elapsed(before, now)) if before else _NO_CPU,
         "memory_stats": {
             "usage": now.memory_usage,
             "max_usage": now.memory_max_usage,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.common.clock import SystemClock
 from tests.e2e.cluster import Cluster, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -152,3 +153,21 @@ def test_a_new_cluster_is_ready_at_once_on_the_port_asked_for(host: Cluster) -> 
         host.docker("m1", "swarm", "leave", "--force")
     form = "{{.Swarm.LocalNodeState}}"
     assert host.docker("m1", "info", "-f", form) == "inactive"
+
+
+def test_a_forced_removal_kills_once_and_an_ended_container_uses_nothing(host: Cluster) -> None:
+    began = _now()
+    name = host.docker("m1", "run", "-d", "--name", "brief", "busybox", "sleep", "60")
+    host.docker("m1", "rm", "-f", "brief")
+    told = host.docker("m1", "events", "--since", began, "--until", _now(),
+                       "--filter", f"container={name}", "--format", "{{.Action}}")  # fmt: skip
+    assert told.split().count("kill") == 1
+    ended = host.docker("m1", "create", "busybox")
+    stats = host.call("m1", f"/containers/{ended}/stats?stream=false")
+    assert stats["cpu_stats"]["cpu_usage"]["total_usage"] == 0
+    assert stats["memory_stats"] == {}
+    host.docker("m1", "rm", ended)
+
+
+def _now() -> str:
+    return str(SystemClock().now().timestamp())

@@ -36,10 +36,10 @@ def precondition(sentence: str) -> FailedPrecondition:
 
 
 def exists(kind: str, name: str) -> AlreadyExists:
-    """A name that is taken."""
+    """A name that is taken; Swarm says more of a service's."""
+    conflict = "name conflicts with an existing object: " if kind == "service" else ""
     return AlreadyExists(
-        "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
-        f" {kind} {name} already exists"
+        f"rpc error: code = AlreadyExists desc = {conflict}{kind} {name} already exists"
     )
 
 
