@@ -17,6 +17,8 @@ from typing_extensions import override
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
+REST = 10.0
+"""A connection at rest for longer is not used again."""
 LOOK = 0.02  # looking costs daemons and processors too
 
 
@@ -43,6 +45,7 @@ class Host:
         self.socket = str(told["docker_host"]).removeprefix("unix://")
         self.run = Path(self.socket).parent
         self._line = _Unix(self.socket)
+        self._asked = time.monotonic()
 
     def anew(self) -> "Host":
         """The same host by a new connection: the old one died with it."""
@@ -52,6 +55,10 @@ class Host:
         """One call of the API; its JSON."""
         data = json.dumps(body) if body is not None else None
         headers = {"Content-Type": "application/json"} if data else {}
+        now = time.monotonic()
+        if now - self._asked > REST:
+            self._line.close()  # the other end may have done so; it opens again by itself
+        self._asked = now
         self._line.request(method, "/v1.50" + path, data, headers)
         answer = self._line.getresponse()
         text = answer.read()

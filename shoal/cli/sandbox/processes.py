@@ -89,9 +89,14 @@ def container_namespaces(host: HostPlan) -> list[Path]:
 
 
 def kill_until_none(find: Callable[[], Iterable[int]], what: str, seconds: float = 15) -> None:
-    """SIGKILL what is found, again and again, until nothing is found any more."""
-    deadline = time.monotonic() + seconds
+    """SIGKILL what is found, again and again, until nothing is found any more.
+
+    Gives up when they have not become fewer for so long: hundreds take their time.
+    """
+    fewest, deadline = None, 0.0
     while found := set(find()):
+        if fewest is None or len(found) < fewest:
+            fewest, deadline = len(found), time.monotonic() + seconds
         for pid in found:
             signal_to(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
