@@ -45,7 +45,9 @@ def two(images: None) -> Iterator[Cluster]:
 
 
 def test_nothing_is_left_of_containers_and_networks(
-    two: Cluster, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+    two: Cluster,
+    request: pytest.FixtureRequest,
+    record_testsuite_property: Callable[[str, object], None],
 ) -> None:
     full = request.config.getoption("--full")
     rounds, replicas, runs = (10, 18, 10) if full else (2, 6, 5)
@@ -72,7 +74,7 @@ def test_nothing_is_left_of_containers_and_networks(
         grown = {
             name: round(mb - weight[host][name], 1) for name, mb in memory(two, host).items()
         }
-        record_property(host, {"descriptors": more, "memory in MB": grown})
+        record_testsuite_property(host, {"descriptors": more, "memory in MB": grown})
         assert all(each <= GROWTH_MB for each in grown.values()), (host, grown)
 
 
