@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from shoal.model.numbers import whole
 from shoal.model.units import parse_size
 
 DRIVERS = ("json-file", "local", "none")
@@ -69,8 +70,7 @@ def _wrong(option: str, value: str) -> Refusal | None:
         case "max-size":
             wrong = "" if _is_size(value) else f"{value!r} is no size such as 10m"
         case "max-file":
-            counts = value.isdigit() and int(value) > 0
-            wrong = "" if counts else f"{value!r} is no number of files above 0"
+            wrong = "" if whole(value) else f"{value!r} is no number of files above 0"
         case "compress" if value not in ("true", "false"):
             wrong = f"{value!r} is neither true nor false"
         case "compress" if value == "true":

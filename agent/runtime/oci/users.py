@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from agent.runtime.oci.request import User
 from shoal.model.errors import InvalidArgument
+from shoal.model.numbers import within
 
 
 def find_user(wanted: str, passwd: str, group: str, extra: Sequence[str] = ()) -> User:
@@ -60,4 +61,4 @@ def _member(row: Sequence[str], name: str) -> bool:
 
 
 def _number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 1 << 31
+    return within(text, 0, (1 << 31) - 1) is not None

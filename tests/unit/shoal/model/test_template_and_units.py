@@ -114,7 +114,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "m", "1x", "-1m", "1,5g"])
+@pytest.mark.parametrize("text", ["", "m", "1x", "-1m", "1,5g", "9" * 5000, "\u0661m"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="invalid size"):
         parse_size(text)

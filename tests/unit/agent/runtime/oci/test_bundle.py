@@ -164,6 +164,8 @@ def test_users() -> None:
     assert find_user("", "", "") == User(uid=0, gid=0, home="/")
     with pytest.raises(InvalidArgument, match="unable to find user nobody"):
         find_user("nobody", PASSWD, GROUP)
+    with pytest.raises(InvalidArgument, match="unable to find user 999"):
+        find_user("9" * 5000, PASSWD, GROUP)
 
 
 def test_namespace_and_mount_calls_need_the_capability() -> None:
