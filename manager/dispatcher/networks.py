@@ -204,7 +204,13 @@ def _facts(thing: StoredObject | None) -> object:
     """What others on its networks are told of a task."""
     if not isinstance(thing, Task) or not located(thing):
         return None
-    return (thing.networks, thing.node_id, runs(thing), _container_id(thing))
+    return (
+        thing.service_id,
+        thing.networks,
+        thing.node_id,
+        runs(thing),
+        _container_id(thing),
+    )
 
 
 def _container_id(task: Task) -> str:

@@ -39,6 +39,11 @@ LEAVES: list[tuple[object, ...]] = [
     ("task", 1, "s1", N1, TaskState.SHUTDOWN, ("a",)),
 ]
 """A service leaves a network, and then its last task there ends."""
+ANOTHERS: list[tuple[object, ...]] = [
+    ("task", 1, "s1", N1, TaskState.ASSIGNED, ("a",)),
+    ("task", 1, "s2", N1, TaskState.ASSIGNED, ("a",)),
+]
+"""A task is another service's than before, and nothing else of it changes."""
 
 
 def do(cluster: Told, step: tuple[object, ...]) -> None:
@@ -88,6 +93,7 @@ def look(cluster: Told) -> None:
 
 @given(taken=st.lists(steps, max_size=25), eager=st.booleans())
 @example(taken=LEAVES, eager=True)
+@example(taken=ANOTHERS, eager=True)
 def test_a_part_after_changes_is_as_if_made_at_once(
     taken: list[tuple[object, ...]], eager: bool
 ) -> None:
