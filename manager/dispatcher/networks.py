@@ -75,7 +75,7 @@ class NetworkParts:
         else:
             touched = {network for network in found if network in self._parts}
         if isinstance(thing, Service):
-            touched.update(self._that_know(thing.id))
+            touched.update(self._that_know(thing.id, new=event.before is None))
         for network in touched:
             self._spoil(network, thing.id if isinstance(thing, Task) else None)
         if isinstance(thing, Network) and event.after is None:
@@ -91,12 +91,17 @@ class NetworkParts:
         else:
             known[task] = None
 
-    def _that_know(self, service: ServiceID) -> Iterable[NetworkID]:
-        """Networks on which a service is told of or has tasks, though it may not be on them."""
+    def _that_know(self, service: ServiceID, *, new: bool) -> Iterable[NetworkID]:
+        """Networks on which a service is told of or has tasks, though it may not be on them.
+
+        One that has tasks there is told of, unless it is new or the part could not be made:
+        only then the endpoints are gone through.
+        """
         for network, part in self._parts.items():
             told = part is not None and f"{network}/{service}" in part.services
-            origins = self._origins.get(network, {})
-            if told or any(one.task.service_id == service for one in origins.values()):
+            unsure = not told and (new or network in self._failed)
+            origins = self._origins.get(network, {}).values() if unsure else ()
+            if told or any(one.task.service_id == service for one in origins):
                 yield network
 
     def of(self, view: View, network: NetworkID) -> NetworkPart | None:
