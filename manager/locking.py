@@ -6,7 +6,6 @@ several managers costs no quorum, and what etcd has is sealed where it is secret
 """
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -20,7 +19,6 @@ from shoal.common.engine_http.call import Call
 from shoal.common.engine_http.router import Router
 from shoal.common.engine_http.server import EngineServer
 from shoal.common.key_files import is_locked
-from shoal.model.changes import Event
 from shoal.model.objects import Cluster
 from shoal.model.spec.cluster import UnlockRequest
 
@@ -58,20 +56,12 @@ class LockFollower:
         self._authorities = authorities
         self._files = files
         self._data_key = data_key
-        self._woken = asyncio.Event()
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        stop_listening = self._memory.listen(self._on_events)
-        try:
+        with self._memory.woken_by(Cluster) as woken:
             while True:
-                self._woken.clear()
+                woken.clear()
                 unlock_key = self._authorities.secrets().unlock_key
                 await asyncio.to_thread(self._files.keep, self._data_key, unlock_key)
-                await self._woken.wait()
-        finally:
-            stop_listening()
-
-    def _on_events(self, events: Sequence[Event]) -> None:
-        if any(isinstance(event.object, Cluster) for event in events):
-            self._woken.set()
+                await woken.wait()

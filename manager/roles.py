@@ -5,14 +5,12 @@ that would lose the quorum is tried again whenever the managers or their session
 """
 
 import asyncio
-from collections.abc import Sequence
 
 import structlog
 
 from manager.admission import Roster
 from manager.store.commit import Commit
 from manager.store.memory import Memory
-from shoal.model.changes import Event
 from shoal.model.errors import ClusterError
 from shoal.model.ids import NodeID
 from shoal.model.objects import Node
@@ -29,7 +27,6 @@ class Demotions:
     def __init__(self, memory: Memory, roster: Roster) -> None:
         self._memory = memory
         self._roster = roster
-        self._woken = asyncio.Event()
 
     async def run(self, commit: Commit) -> None:
         """Demote until cancelled.
@@ -37,22 +34,15 @@ class Demotions:
         The list of managers is the roster's to write, as for whoever else changes it.
         """
         del commit
-        stop_listening = self._memory.listen(self._on_events)
-        try:
+        with self._memory.woken_by(Node) as woken:
             while True:
-                self._woken.clear()
+                woken.clear()
                 waiting = [node for node in self._due() if not await self._demote(node)]
                 try:
                     async with asyncio.timeout(RETRY_SECONDS if waiting else None):
-                        await self._woken.wait()
+                        await woken.wait()
                 except TimeoutError:
                     continue
-        finally:
-            stop_listening()
-
-    def _on_events(self, events: Sequence[Event]) -> None:
-        if any(isinstance(event.object, Node) for event in events):
-            self._woken.set()
 
     def _due(self) -> list[NodeID]:
         return [

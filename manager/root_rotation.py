@@ -5,7 +5,6 @@ would be locked out at its end: it comes back, or it is removed.
 """
 
 import asyncio
-from collections.abc import Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -18,7 +17,7 @@ from manager.store.memory import Memory
 from manager.store.sealing import Sealer
 from shoal.common.clock import Clock
 from shoal.common.renewal import FOLLOW_SECONDS
-from shoal.model.changes import Event, Group, Update
+from shoal.model.changes import Group, Update
 from shoal.model.objects import Cluster, Node
 
 _log = structlog.get_logger(__name__)
@@ -34,48 +33,38 @@ class RootRotation:
         self._sealer = sealer
         self._clock = clock
         self._random_bytes = random_bytes
-        self._woken = asyncio.Event()
-        self._rested = False
 
     async def run(self, commit: Commit) -> None:
         """Take the next step whenever all nodes have followed the last, until cancelled."""
-        stop_listening = self._memory.listen(self._on_events)
-        try:
+        with self._memory.woken_by(Cluster, Node) as woken:
             while True:
-                self._woken.clear()
-                await self._advance(commit)
-                await self._woken.wait()
-        finally:
-            stop_listening()
+                woken.clear()
+                while (cluster := self._followed()) is not None:
+                    # Nodes speak for their agents; a manager beside takes the certificate
+                    # over later. Meanwhile a node may have come that has not followed.
+                    await asyncio.sleep(1.5 * FOLLOW_SECONDS)
+                    if cluster == self._followed():
+                        await self._advance(commit, cluster)
+                await woken.wait()
 
-    def _on_events(self, events: Sequence[Event]) -> None:
-        if any(isinstance(event.object, Cluster | Node) for event in events):
-            self._woken.set()
-
-    async def _advance(self, commit: Commit) -> None:
+    def _followed(self) -> Cluster | None:
+        """The cluster, where its CA changes and every node has done its part of this step."""
         cluster = self._memory.cluster()
         if cluster is None or not cluster.next_root:
-            return
+            return None
         waiting = rotation.behind(cluster, self._memory.nodes())
         if waiting:
             names = ", ".join(node.id for node in waiting[:10])
-            self._rested = False
             _log.info("change of CA waits", step=cluster.rotation.value, nodes=names)
-            return
-        if not self._rested:
-            # Nodes speak for their agents; a manager beside takes the certificate over later.
-            await asyncio.sleep(1.5 * FOLLOW_SECONDS)
-            self._rested = True
-            self._woken.set()
-            return
-        self._rested = False
+            return None
+        return cluster
+
+    async def _advance(self, commit: Commit, cluster: Cluster) -> None:
         secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
         changed, kept = rotation.advanced(cluster, secrets, self._random_bytes)
         sealed = seal_secrets(self._sealer, cluster.id, kept)
         changed = replace(changed, sealed=sealed, updated_at=self._clock.now())
         outcome = await commit.commit([Group((Update(changed),), "change of CA goes on")])
         await self._memory.reached(outcome.revision)
-        if outcome.clashed:
-            self._woken.set()
-        else:
+        if not outcome.clashed:
             _log.info("change of CA goes on", step=changed.rotation.value or "done")

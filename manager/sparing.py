@@ -20,7 +20,7 @@ from manager.orchestrator.node_health import grace_of, heard_last
 from manager.store.commit import Commit
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
-from shoal.model.changes import Event, Group, Update
+from shoal.model.changes import Group, Update
 from shoal.model.errors import Unavailable
 from shoal.model.ids import NodeID
 from shoal.model.objects import Node
@@ -48,15 +48,13 @@ class Sparing:
         self._memory = memory
         self._clock = clock
         self._refuses = refuses
-        self._woken = asyncio.Event()
 
     async def run(self, commit: Commit) -> None:
         """Ask and write down, with the leader's own commit, until cancelled."""
         asked: dict[NodeID, datetime] = {}
-        stop_listening = self._memory.listen(self._on_events)
-        try:
+        with self._memory.woken_by(Node) as woken:
             while True:
-                self._woken.clear()
+                woken.clear()
                 due = {node.id: self._due(node) for node in self._memory.nodes() if lost(node)}
                 asked = {key: at for key, at in asked.items() if due.get(key) == at}
                 now = self._clock.now()
@@ -66,23 +64,15 @@ class Sparing:
                     asked |= {key: open_[key] for key in ready}
                     await self._ask(ready, commit)
                     continue
-                await self._wait(min(open_.values(), default=None), now)
-        finally:
-            stop_listening()
-
-    def _on_events(self, events: Sequence[Event]) -> None:
-        if any(isinstance(event.object, Node) for event in events):
-            self._woken.set()
+                wait = min(open_.values()) - now if open_ else None
+                try:
+                    async with asyncio.timeout(wait.total_seconds() if wait else None):
+                        await woken.wait()
+                except TimeoutError:
+                    continue
 
     def _due(self, node: Node) -> datetime:
         return heard_last(node) + grace_of(self._memory) - EARLY
-
-    async def _wait(self, until: datetime | None, now: datetime) -> None:
-        try:
-            async with asyncio.timeout((until - now).total_seconds() if until else None):
-                await self._woken.wait()
-        except TimeoutError:
-            return
 
     async def _ask(self, nodes: Sequence[NodeID], commit: Commit) -> None:
         found = [node for key in nodes if (node := self._memory.node(key)) is not None]

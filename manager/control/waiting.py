@@ -7,19 +7,17 @@ import asyncio
 from collections.abc import Callable
 
 from manager.store.memory import Memory
+from shoal.model.objects import Object
 
 
 async def shows(memory: Memory, holds: Callable[[], bool], seconds: float) -> bool:
     """Whether it holds within that time; looked at whenever memory changes."""
-    changed = asyncio.Event()
-    stop = memory.listen(lambda _: changed.set())
-    try:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                changed.clear()
-                await changed.wait()
-    except TimeoutError:
-        return False
-    finally:
-        stop()
+    with memory.woken_by(Object) as changed:
+        try:
+            async with asyncio.timeout(seconds):
+                while not holds():
+                    changed.clear()
+                    await changed.wait()
+        except TimeoutError:
+            return False
     return True

@@ -7,7 +7,8 @@ nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -89,6 +90,21 @@ class Memory(Tables):
         """Call `listener` with the events of each revision, at once; returns how to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @contextmanager
+    def woken_by(self, *kinds: type[Object]) -> Iterator[asyncio.Event]:
+        """An event that is set by each change of an object of these kinds; clear it first."""
+        woken = asyncio.Event()
+
+        def on_events(events: Sequence[Event]) -> None:
+            if any(isinstance(event.object, kinds) for event in events):
+                woken.set()
+
+        stop_listening = self.listen(on_events)
+        try:
+            yield woken
+        finally:
+            stop_listening()
 
     @property
     def epoch(self) -> int:
