@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from manager.loops.loop import ControlLoop
+from manager.probing import LIMIT_SECONDS, Question
 from manager.store.commit import Commit
 from manager.store.election import Candidate, Election, Leader
 from manager.store.keys import LEADER_KEY
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 # A leader whose loop keeps failing gives leadership up: another one may fare better.
 RESTARTS = Restarts(give_up_after=5)
 PROBE_SECONDS = 0.25
-PROBE_LIMIT = 0.7
+PROBE_LIMIT = 2 * LIMIT_SECONDS
 
 
 class Leading:
@@ -87,7 +88,7 @@ class Leadership:
         kv: KV,
         me: Candidate,
         lead: Callable[[int], Awaitable[None]],
-        answers: Callable[[str], Awaitable[bool]],
+        answers: Question,
         chance: random.Random,
     ) -> None:
         self._me = me
@@ -137,29 +138,3 @@ class Leadership:
             if await self._answers(leader.candidate.address):
                 answered = loop.time()
             await asyncio.sleep(PROBE_SECONDS)
-
-
-async def listens(address: str) -> bool:
-    """Whether something listens at host:port."""
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(PROBE_LIMIT / 2):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
-
-
-async def refuses(address: str) -> bool:
-    """Whether the kernel at host:port lives, and nobody listens there."""
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(PROBE_LIMIT / 2):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    except ConnectionRefusedError:
-        return True
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return False

@@ -28,11 +28,12 @@ from manager.dispatcher.service import Dispatcher
 from manager.dispatcher.sessions import Sessions
 from manager.dispatcher.status import StatusWriter
 from manager.joining import JoiningListener
-from manager.leader import Leadership, Leading, listens, refuses
+from manager.leader import Leadership, Leading
 from manager.locking import LockFollower
 from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
 from manager.member import Membership
+from manager.probing import listens, refuses
 from manager.roles import Demotions
 from manager.root_rotation import RootRotation
 from manager.secret_files import ManagerFiles

@@ -9,14 +9,14 @@ host that lost its power, or its cable, refuses nothing, and gains nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 import structlog
 
 from manager.orchestrator.node_health import grace_of, heard_last
+from manager.probing import Question, ask_all
 from manager.store.commit import Commit
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
@@ -43,7 +43,7 @@ class Sparing:
         self,
         memory: Memory,
         clock: Clock,
-        refuses: Callable[[str], Coroutine[Any, Any, bool]],
+        refuses: Question,
     ) -> None:
         self._memory = memory
         self._clock = clock
@@ -75,14 +75,11 @@ class Sparing:
         return heard_last(node) + grace_of(self._memory) - EARLY
 
     async def _ask(self, nodes: Sequence[NodeID], commit: Commit) -> None:
-        found = [node for key in nodes if (node := self._memory.node(key)) is not None]
-        async with asyncio.TaskGroup() as group:
-            answers = {
-                node.id: group.create_task(self._refuses(node.addr), name=f"ask {node.id}")
-                for node in found
-                if node.addr
-            }
-        alive = (self._memory.node(key) for key, said in answers.items() if said.result())
+        found = (node for key in nodes if (node := self._memory.node(key)) is not None)
+        answers = await ask_all(
+            self._refuses, {node.id: node.addr for node in found if node.addr}
+        )
+        alive = (self._memory.node(key) for key, refused in answers.items() if refused)
         groups = [self._spared(node) for node in alive if node is not None and lost(node)]
         if not groups:
             return

@@ -9,12 +9,12 @@ hosts open another session at once (the holder of a doubted one ends it, if it l
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import structlog
 
+from manager.probing import Question, ask_all
 from manager.store.commit import Commit
 from manager.store.memory import Memory
 from shoal.common.clock import Clock
@@ -41,7 +41,7 @@ class Succession:
         memory: Memory,
         clock: Clock,
         me: NodeID,
-        answers: Callable[[str], Coroutine[Any, Any, bool]],
+        answers: Question,
     ) -> None:
         self._memory = memory
         self._clock = clock
@@ -68,19 +68,15 @@ class Succession:
     async def _silent(self) -> frozenset[NodeID]:
         """Managers that hold sessions, or whose hosts have one, and do not answer."""
         holders = {node.session.manager for node in self._memory.nodes() if node.session}
-        asked = [
-            (node.id, node.manager.addr)
+        asked = {
+            node.id: node.manager.addr
             for node in self._memory.nodes()
             if node.id != self._me
             and node.manager is not None
             and (node.id in holders or node.session is not None)
-        ]
-        async with asyncio.TaskGroup() as group:
-            answers = {
-                node: group.create_task(self._answers(address), name=f"ask {node}")
-                for node, address in asked
-            }
-        return frozenset(node for node, answer in answers.items() if not answer.result())
+        }
+        answers = await ask_all(self._answers, asked)
+        return frozenset(node for node, answered in answers.items() if not answered)
 
     def _groups(self, doubted: Mapping[NodeID, str]) -> Iterable[Group]:
         """What is left to write: of nodes that still have those sessions."""

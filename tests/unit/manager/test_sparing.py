@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from manager.leader import refuses
 from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
+from manager.probing import refuses
 from manager.sparing import Sparing
 from manager.store.codec import encode
 from manager.store.commit import Commit
