@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 import structlog
 
-from manager.member import Admission, Gate, Member, Peer
+from manager.member import Admission, Gate, Member, Peer, manager_info
 from manager.secret_files import ManagerFiles
 from proto import ca_pb2, ca_pb2_grpc, members_pb2, members_pb2_grpc
 from shoal.common.certificates import new_csr_pem, new_key_pem
@@ -58,13 +58,13 @@ class RemoteGate:
         return Admission(answer.member, peers)
 
     async def promote(self, member: int) -> None:
+        me = manager_info(self._config, member)
+
         async def ask(address: str) -> members_pb2.PromoteResponse:
             async with channel(address, self._identity) as to:
                 stub = members_pb2_grpc.MembersStub(to)
                 request = members_pb2.PromoteRequest(
-                    member=member,
-                    address=f"{self._config.address}:{self._config.port}",
-                    join_address=f"{self._config.address}:{self._config.join_port}",
+                    member=member, address=me.addr, join_address=me.join_addr
                 )
                 return await unary(stub.Promote, request, seconds=CALL_SECONDS)
 

@@ -15,7 +15,7 @@ from manager.ca.rotation import trust_of
 from manager.ca.sealed import ClusterSecrets, seal_secrets
 from manager.ca.tokens import new_tokens
 from manager.control.networks import ingress_network
-from manager.member import EtcdHost, Member
+from manager.member import EtcdHost, Member, manager_info
 from manager.secret_files import ManagerFiles
 from manager.store.commit import Commit
 from manager.store.kv import KV
@@ -32,7 +32,7 @@ from shoal.model.changes import Create, Group
 from shoal.model.defaults import merged_cluster
 from shoal.model.errors import FailedPrecondition
 from shoal.model.ids import ClusterID, IdSource, NetworkID, NodeID
-from shoal.model.objects import Cluster, ManagerInfo, Network, Node
+from shoal.model.objects import Cluster, Network, Node
 from shoal.model.spec.cluster import EncryptionConfig, InitRequest
 from shoal.model.spec.node import NodeSpec
 from shoal.model.states import NodeRole
@@ -76,7 +76,7 @@ class Founder:
         status = await member.create()
         _tell_holes(status.version)
         cluster = self._cluster(request, cluster_id, root, etcd_root, Sealer(data_key))
-        node = self._node(request, node_id, f"{status.member:x}")
+        node = self._node(request, node_id, status.member)
         ingress = ingress_network(NetworkID(self._ids.new()), cluster, now)
         await _write(kv, self._ids, (cluster, node, ingress))
         key = new_key_pem()
@@ -124,7 +124,7 @@ class Founder:
             data_path_port=request.data_path_port or self._config.vxlan_port,
         )
 
-    def _node(self, request: InitRequest, node: NodeID, member: str) -> Node:
+    def _node(self, request: InitRequest, node: NodeID, member: int) -> Node:
         now = self._clock.now()
         return Node(
             id=node,
@@ -133,11 +133,7 @@ class Founder:
             spec=NodeSpec(role="manager", availability=request.availability or "active"),
             role=NodeRole.MANAGER,
             joined_from=self._config.address,
-            manager=ManagerInfo(
-                addr=f"{self._config.address}:{self._config.port}",
-                join_addr=f"{self._config.address}:{self._config.join_port}",
-                member=member,
-            ),
+            manager=manager_info(self._config, member),
         )
 
 

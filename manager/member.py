@@ -27,6 +27,7 @@ from shoal.model.errors import (
     Unavailable,
 )
 from shoal.model.ids import ClusterID, NodeID
+from shoal.model.objects import ManagerInfo
 
 _log = structlog.get_logger("manager.member")
 
@@ -103,6 +104,15 @@ class EtcdHost(Protocol):
 def peer_url(address: str, port: int) -> str:
     """Where etcd's peers reach the member of a host."""
     return f"https://[{address}]:{port}" if ":" in address else f"https://{address}:{port}"
+
+
+def manager_info(config: HostConfig, member: int) -> ManagerInfo:
+    """Where the manager of this host is found, with its member's id."""
+    return ManagerInfo(
+        addr=f"{config.address}:{config.port}",
+        join_addr=f"{config.address}:{config.join_port}",
+        member=f"{member:x}",
+    )
 
 
 def etcd_argv(

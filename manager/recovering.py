@@ -14,7 +14,7 @@ from random import Random
 import structlog
 from msgspec.structs import replace
 
-from manager.member import Member
+from manager.member import Member, manager_info
 from manager.store.commit import Commit
 from manager.store.feed import Feed
 from manager.store.keys import SESSIONS
@@ -44,11 +44,7 @@ async def take_over(
 ) -> None:
     """Return when this host's member is the only one and the objects say so too."""
     status = await member.recover()
-    info = ManagerInfo(
-        addr=f"{config.address}:{config.port}",
-        join_addr=f"{config.address}:{config.join_port}",
-        member=f"{status.member:x}",
-    )
+    info = manager_info(config, status.member)
     # Sessions are lost with their managers, whose leases would keep the keys for a while.
     await kv.txn((), (DeleteRange(Prefix(SESSIONS.encode())),))
     memory = Memory()
