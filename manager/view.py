@@ -131,3 +131,9 @@ class View(Protocol):
     def config(self, config: ConfigID) -> Config | None: ...
 
     def configs(self) -> Iterable[Config]: ...
+
+
+def ingress_of(view: View) -> Network | None:
+    """The ingress network, if it has not been removed."""
+    there = (one for one in view.networks() if one.spec.ingress and not one.pending_delete)
+    return next(there, None)

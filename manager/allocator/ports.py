@@ -12,7 +12,7 @@ import msgspec
 
 from manager.view import View
 from shoal.model.changes import NOTHING, Decision, Group, Update
-from shoal.model.defaults import endpoint_of, is_host_port, protocol_of
+from shoal.model.defaults import endpoint_of, is_host_port, mesh_ports, protocol_of
 from shoal.model.ids import IdSource, ServiceID
 from shoal.model.objects import Endpoint, Service
 from shoal.model.spec.service import PortConfig
@@ -69,7 +69,7 @@ def _allocate(view: View, service: Service) -> tuple[PortConfig, ...] | str:
                 f"port {port.published_port}/{protocol_of(port)} "
                 f"is already published by service {holder}"
             )
-    mine = {_port(port): "" for port in wanted if not is_host_port(port)}
+    mine = {_port(port): "" for port in mesh_ports(wanted)}
     taken.update(mine)
     kept = list(service.endpoint.ports)
     given: list[PortConfig] = []
@@ -110,7 +110,7 @@ def _taken(view: View, but: Service) -> dict[Port, str]:
 
 def published(endpoint: Endpoint) -> Iterable[PortConfig]:
     """The ingress ports of an endpoint."""
-    return [p for p in endpoint.ports if not is_host_port(p) and p.published_port]
+    return [port for port in mesh_ports(endpoint.ports) if port.published_port]
 
 
 def _keep(

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network
 import msgspec
 
 from manager.allocator.addresses import ingress_share
-from manager.view import View
+from manager.view import View, ingress_of
 from shoal.model.addresses import network_of
 from shoal.model.changes import NOTHING, Decision, Group, Update
 from shoal.model.ids import IdSource
@@ -43,9 +43,9 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
 
 def _pool(view: View) -> str | None:
     """The ingress network's, or the cluster's own while there is none."""
-    for network in view.networks():
-        if network.spec.ingress and network.allocated and not network.pending_delete:
-            return network.pools[0].subnet
+    ingress = ingress_of(view)
+    if ingress is not None and ingress.allocated:
+        return ingress.pools[0].subnet
     cluster = view.cluster()
     return cluster.node_pool if cluster is not None else None
 

@@ -10,10 +10,10 @@ from datetime import datetime
 import msgspec
 
 from manager.allocator.addresses import Giver, exhausted
-from manager.view import View
+from manager.view import View, ingress_of
 from shoal.model.addresses import family_of, network_of
 from shoal.model.changes import NOTHING, Decision, Group, Update
-from shoal.model.defaults import endpoint_of, is_host_port
+from shoal.model.defaults import endpoint_of, mesh_ports
 from shoal.model.ids import IdSource, NetworkID, ServiceID
 from shoal.model.objects import Network, NetworkPool, Service, VirtualIP
 
@@ -60,10 +60,9 @@ def _wanted(view: View, service: Service) -> Iterable[tuple[Network, NetworkPool
     """The pools it gets an address of, the ingress network's first."""
     if endpoint_of(service.spec).mode == DNSRR:
         return
-    if any(not is_host_port(port) for port in endpoint_of(service.spec).ports):
-        for network in view.networks():
-            if network.spec.ingress and not network.pending_delete:
-                yield from ((network, pool) for pool in network.pools)
+    ingress = ingress_of(view) if mesh_ports(endpoint_of(service.spec).ports) else None
+    if ingress is not None:
+        yield from ((ingress, pool) for pool in ingress.pools)
     for target in dict.fromkeys(one.target for one in service.spec.task_template.networks):
         found = view.network(NetworkID(target))
         if found is not None:

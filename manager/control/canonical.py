@@ -6,7 +6,7 @@ orchestrators is `shoal.model.defaults`'.
 
 import msgspec
 
-from shoal.model.defaults import job_size
+from shoal.model.defaults import endpoint_of, is_host_port, job_size
 from shoal.model.objects import Endpoint
 from shoal.model.spec.service import (
     EndpointSpec,
@@ -93,22 +93,22 @@ def _port(port: PortConfig) -> PortConfig:
     )
 
 
-def endpoint_of(spec: ServiceSpec, before: Endpoint) -> Endpoint:
+def endpoint_after(spec: ServiceSpec, before: Endpoint) -> Endpoint:
     """The endpoint as far as the spec decides it, so that a port it names is taken at once.
 
     A port that is left to the allocator keeps the number it has had, and stands here only once
     it has one. `spec` of the endpoint stays as it was: it is the allocator's sign of having
     done its part.
     """
-    wanted = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    wanted = endpoint_of(spec).ports
     had = {_target(port): port.published_port for port in before.ports}
     ports = (
         port
-        if port.published_port or port.publish_mode == "host"
+        if port.published_port or is_host_port(port)
         else msgspec.structs.replace(port, published_port=had.get(_target(port), 0))
         for port in wanted
     )
-    known = tuple(port for port in ports if port.published_port or port.publish_mode == "host")
+    known = tuple(port for port in ports if port.published_port or is_host_port(port))
     return msgspec.structs.replace(before, ports=known)
 
 

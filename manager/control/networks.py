@@ -11,15 +11,14 @@ import msgspec
 
 from manager.allocator import vni
 from manager.control.lookup import find_network, networks_of
-from manager.control.service_networks import ingress_of
 from manager.control.waiting import shows
 from manager.control.writing import Writer
 from manager.store.memory import Memory
-from manager.view import View
+from manager.view import View, ingress_of
 from shoal.common.clock import Clock
 from shoal.model.addresses import network_of
 from shoal.model.changes import Create, Group, Update
-from shoal.model.defaults import endpoint_of, is_host_port
+from shoal.model.defaults import endpoint_of, mesh_ports
 from shoal.model.errors import AlreadyExists
 from shoal.model.ids import IdSource, NetworkID
 from shoal.model.objects import Cluster, Network, NetworkPool, Service, Task
@@ -206,4 +205,4 @@ def check_unused(view: View, network: Network) -> None:
 
 
 def _publishes(service: Service) -> bool:
-    return any(not is_host_port(port) for port in endpoint_of(service.spec).ports)
+    return bool(mesh_ports(endpoint_of(service.spec).ports))

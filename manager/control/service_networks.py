@@ -2,9 +2,9 @@
 
 import msgspec
 
-from manager.control.lookup import find_network, networks_of
-from manager.view import View
-from shoal.model.defaults import endpoint_of, is_host_port
+from manager.control.lookup import find_network
+from manager.view import View, ingress_of
+from shoal.model.defaults import endpoint_of, is_host_port, mesh_ports
 from shoal.model.errors import NotFound, PermissionDenied
 from shoal.model.objects import Network
 from shoal.model.spec.network import HOST, HOST_NETWORK
@@ -38,8 +38,7 @@ def resolve_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
                 f"network {network.name} is named twice",
             )
         found[network.id] = msgspec.structs.replace(wanted, target=network.id)
-    publishes = any(not is_host_port(port) for port in endpoint_of(spec).ports)
-    if publishes and ingress_of(view) is None:
+    if mesh_ports(endpoint_of(spec).ports) and ingress_of(view) is None:
         raise precondition("service needs ingress network, but no ingress network is present")
     if not found:
         return spec
@@ -69,11 +68,6 @@ def _on_host_network(spec: ServiceSpec) -> ServiceSpec:
     own = msgspec.structs.replace(one, target=HOST_NETWORK)
     template = msgspec.structs.replace(template, networks=(own,))
     return msgspec.structs.replace(spec, task_template=template)
-
-
-def ingress_of(view: View) -> Network | None:
-    """The ingress network, if it has not been removed."""
-    return next((one for one in networks_of(view) if one.spec.ingress), None)
 
 
 def _find(view: View, target: str) -> Network:

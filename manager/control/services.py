@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from manager.control.canonical import canonical_service, endpoint_of
+from manager.control.canonical import canonical_service, endpoint_after
 from manager.control.credentials import read_header, seal_registry_auth
 from manager.control.inventing import invent_name
 from manager.control.lookup import find_service
@@ -17,7 +17,7 @@ from manager.store.sealing import Sealer
 from manager.view import View
 from shoal.common.clock import Clock
 from shoal.model.changes import Create, Delete, Group, Update
-from shoal.model.defaults import is_job, mode_of
+from shoal.model.defaults import endpoint_of, is_host_port, is_job, mode_of
 from shoal.model.ids import IdSource, ServiceID
 from shoal.model.objects import Endpoint, JobStatus, Service, UpdateStatus
 from shoal.model.spec.service import PortConfig, ServiceSpec
@@ -97,7 +97,7 @@ class Services:
                 created_at=now,
                 updated_at=now,
                 spec=full,
-                endpoint=endpoint_of(full, Endpoint()),
+                endpoint=endpoint_after(full, Endpoint()),
                 registry_auth=sealed,
                 job_status=JobStatus(last_execution=now) if is_job(full) else None,
             )
@@ -193,7 +193,7 @@ def _changed(service: Service, spec: ServiceSpec, now: datetime, rollback: bool)
         spec_version=service.spec_version + 1,
         previous_spec=service.spec,
         previous_spec_version=service.spec_version,
-        endpoint=endpoint_of(spec, service.endpoint),
+        endpoint=endpoint_after(spec, service.endpoint),
     )
 
 
@@ -205,10 +205,9 @@ def _next_run(service: Service, now: datetime) -> JobStatus:
 
 def check_ports_free(view: View, spec: ServiceSpec, owner: ServiceID) -> None:
     """An ingress port belongs to one service, and to no host-mode port of another."""
-    endpoint = spec.endpoint_spec
     wanted = {
         (port.protocol, port.published_port, port.publish_mode): port
-        for port in (endpoint.ports if endpoint is not None else ())
+        for port in endpoint_of(spec).ports
         if port.published_port
     }
     if not wanted:
@@ -224,7 +223,7 @@ def _check_port(
     taken: PortConfig, wanted: dict[tuple[str, int, str], PortConfig], owner: Service
 ) -> None:
     at = (taken.protocol or "tcp", taken.published_port)
-    host_mode = taken.publish_mode == "host"
+    host_mode = is_host_port(taken)
     if (*at, "ingress") in wanted or (not host_mode and (*at, "host") in wanted):
         how = "a host-published" if host_mode else "an ingress"
         raise invalid(

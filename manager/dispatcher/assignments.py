@@ -19,7 +19,7 @@ from manager.dispatcher.networks import (
     task_networks,
 )
 from manager.dispatcher.payloads import Needs, Opened, needs
-from manager.view import View
+from manager.view import View, ingress_of
 from shoal.model.assignment import (
     AssignedNetwork,
     AssignedTask,
@@ -35,9 +35,9 @@ from shoal.model.assignment import (
     Peer,
 )
 from shoal.model.changes import Failure
-from shoal.model.defaults import is_on_host_network
+from shoal.model.defaults import endpoint_of, is_host_port, is_on_host_network, mesh_ports
 from shoal.model.ids import ClusterID, NodeID, ServiceID, TaskID
-from shoal.model.objects import Network, Node, NodeDescription, Service, Task
+from shoal.model.objects import Node, NodeDescription, Service, Task
 from shoal.model.resources import environment_of
 from shoal.model.spec.service import PortConfig
 from shoal.model.spec.task import ContainerSpec, SecretReference
@@ -62,7 +62,7 @@ class ClusterPart(msgspec.Struct, frozen=True, kw_only=True):
 
 def cluster_part(view: View) -> ClusterPart:
     """Published ports with their running tasks, the mesh and the managers, as of now."""
-    cluster = view.cluster()
+    cluster, mesh = view.cluster(), ingress_of(view)
     failures: list[Failure] = []
     return ClusterPart(
         ingress=IngressSet(ports=tuple(_ingress(view, failures))),
@@ -86,14 +86,9 @@ def cluster_part(view: View) -> ClusterPart:
         port=cluster.data_path_port if cluster is not None else 4789,
         trust=cluster.trust if cluster is not None else "",
         prefix6=mesh_prefix6(cluster.id) if cluster is not None else "",
-        network=next((assigned_network(one) for one in view.networks() if _stands(one)), None),
+        network=assigned_network(mesh) if mesh is not None and mesh.allocated else None,
         failures=tuple(failures),
     )
-
-
-def _stands(network: Network) -> bool:
-    """Whether it is what users know the mesh as."""
-    return network.spec.ingress and network.allocated and not network.pending_delete
 
 
 def mesh_prefix6(cluster: ClusterID) -> str:
@@ -116,7 +111,7 @@ def _ingress(view: View, failures: list[Failure]) -> Iterable[IngressPort]:
 
 
 def _published(view: View, service: Service) -> Iterable[IngressPort]:
-    ports = [port for port in service.endpoint.ports if port.publish_mode != "host"]
+    ports = mesh_ports(service.endpoint.ports)
     if not ports:
         return
     serving = [
@@ -320,9 +315,7 @@ def _instead(
 
 
 def _host_ports(task: Task) -> tuple[PortConfig, ...]:
-    endpoint = task.service_spec.endpoint_spec
-    ports = endpoint.ports if endpoint is not None else ()
-    return tuple(port for port in ports if port.publish_mode == "host")
+    return tuple(filter(is_host_port, endpoint_of(task.service_spec).ports))
 
 
 def system_labels(task: Task, name: str) -> dict[str, str]:

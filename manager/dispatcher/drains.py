@@ -15,7 +15,7 @@ import msgspec
 from manager.dispatcher.networks import NetworkPart, NetworkParts
 from manager.view import View
 from shoal.model.changes import Event
-from shoal.model.defaults import endpoint_of, is_host_port
+from shoal.model.defaults import endpoint_of, mesh_ports
 from shoal.model.ids import NetworkID, NodeID, ServiceID, TaskID
 from shoal.model.objects import Applied, Service, Task
 from shoal.model.states import TaskState
@@ -121,7 +121,7 @@ class Drains:
         after = event.after
         left = after.endpoint.ports if isinstance(after, Service) else ()
         if isinstance(event.before, Service) and any(
-            port not in left and not is_host_port(port) for port in event.before.endpoint.ports
+            port not in left for port in mesh_ports(event.before.endpoint.ports)
         ):
             self._gave_up[service] = None
             if len(self._gave_up) > REMEMBERED:
@@ -223,7 +223,7 @@ def _published(view: View, task: Task) -> bool:
         ports = (*ports, *service.endpoint.ports)
         if service.previous_spec is not None:
             ports = (*ports, *endpoint_of(service.previous_spec).ports)
-    return any(not is_host_port(port) for port in ports)
+    return bool(mesh_ports(ports))
 
 
 def _of(seats: Mapping[NodeID, Seat], clients: frozenset[NodeID] | None) -> Iterable[Seat]:

@@ -16,6 +16,7 @@
 Everything stands under `shoal/`, but for the key of the election, `leader`.
 """
 
+from shoal.model.defaults import mesh_ports
 from shoal.model.objects import (
     Cluster,
     Config,
@@ -96,8 +97,8 @@ def guard_keys(thing: StoredObject) -> frozenset[str]:
     match thing:
         case Service():
             held = {name_key("service", thing.spec.name)}
-            for port in thing.endpoint.ports:
-                if port.publish_mode != "host" and port.published_port:
+            for port in mesh_ports(thing.endpoint.ports):
+                if port.published_port:
                     held.add(port_key(port.protocol, port.published_port))
             held.update(prefix + thing.id for prefix in references(thing).values())
             return frozenset(held)

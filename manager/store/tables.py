@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from manager.store.uses import NOTHING_HELD, Held, bump, held_by, use_network
 from manager.view import NO_TOTALS, NO_USE, NetworkUse, NodeTotals
+from shoal.model.defaults import endpoint_of, is_host_port
 from shoal.model.ids import ConfigID, NetworkID, NodeID, SecretID, ServiceID, TaskID
 from shoal.model.objects import (
     Cluster,
@@ -332,7 +333,6 @@ def _add_exclusive(totals: NodeTotals, task: Task, sign: int) -> None:
         if generic.named_resource_spec is not None:
             named = generic.named_resource_spec
             bump(totals.named, (named.kind, named.value), sign)
-    endpoint = task.service_spec.endpoint_spec
-    for port in endpoint.ports if endpoint is not None else ():
-        if port.publish_mode == "host" and port.published_port:
+    for port in endpoint_of(task.service_spec).ports:
+        if is_host_port(port) and port.published_port:
             bump(totals.host_ports, (port.protocol or "tcp", port.published_port), sign)

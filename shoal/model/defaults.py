@@ -5,6 +5,7 @@ The numbers are Docker's (docker-swarm.md 1.2, 1.4, 1.6). Called by deciders and
 """
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from enum import StrEnum
 from types import NoneType
@@ -187,6 +188,11 @@ def protocol_of(port: PortConfig) -> str:
 def is_host_port(port: PortConfig) -> bool:
     """Whether a port is published on the task's host alone."""
     return port.publish_mode == "host"
+
+
+def mesh_ports(ports: Iterable[PortConfig]) -> tuple[PortConfig, ...]:
+    """Those of them that are published on every host."""
+    return tuple(port for port in ports if not is_host_port(port))
 
 
 def merged_cluster(spec: ClusterSpec) -> ClusterSpec:

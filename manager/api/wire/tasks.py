@@ -6,8 +6,8 @@ import msgspec
 
 from manager.api.wire.envelope import Json, envelope, instant
 from manager.api.wire.networks import swarm_network_json
-from manager.view import View
-from shoal.model.defaults import endpoint_of, is_host_port
+from manager.view import View, ingress_of
+from shoal.model.defaults import endpoint_of, mesh_ports
 from shoal.model.ids import NetworkID
 from shoal.model.objects import NetworkAttachment, Task
 from shoal.model.states import NodeState, TaskState
@@ -59,13 +59,12 @@ def _on_ingress(view: View, task: Task) -> Iterable[NetworkAttachment]:
     if task.ended or not task.status.addresses or task.node_id is None:
         return
     node, endpoint = view.node(task.node_id), endpoint_of(task.service_spec)
-    if node is None or not node.subnet or all(map(is_host_port, endpoint.ports)):
+    if node is None or not node.subnet or not mesh_ports(endpoint.ports):
         return
-    length = node.subnet.partition("/")[2]
-    for network in view.networks():
-        if network.spec.ingress and not network.pending_delete:
-            address = f"{task.status.addresses[0]}/{length}"
-            yield NetworkAttachment(network_id=network.id, addresses=(address,))
+    network, length = ingress_of(view), node.subnet.partition("/")[2]
+    if network is not None:
+        address = f"{task.status.addresses[0]}/{length}"
+        yield NetworkAttachment(network_id=network.id, addresses=(address,))
 
 
 def _network(view: View, identity: NetworkID) -> Json:
@@ -87,7 +86,7 @@ def _not_published(view: View, task: Task, taken: Taken) -> str:
     service = view.service(task.service_id) if taken else None
     if service is None or task.status.state is not TaskState.RUNNING:
         return ""
-    ports = [each for each in service.endpoint.ports if each.publish_mode != "host"]
+    ports = mesh_ports(service.endpoint.ports)
     published = [(each.protocol, each.published_port) for each in ports]
     return "; ".join(taken[key] for key in published if key in taken)
 
