@@ -145,7 +145,7 @@ class Gateway:
             case "POST", "/swarm/leave":
                 await self._membership.leave(force=call.flag("force"))
                 return call.empty(200)
-            case "POST", "/swarm/unlock" if self._locked:
+            case "POST", "/swarm/unlock" if _is_locked(self._membership.section()):
                 return await pipe(call, self._socket.with_name("locked.sock"))
             case _:
                 return await self._of_manager(call)
@@ -155,16 +155,12 @@ class Gateway:
         return await pipe(call, self._socket)
 
     @property
-    def _locked(self) -> bool:
-        return bool(self._membership.section()["LocalNodeState"] == "locked")
-
-    @property
     def manages(self) -> bool:
         return bool(self._membership.section()["ControlAvailable"])
 
     def _must_manage(self) -> None:
         section = self._membership.section()
-        if self._locked:
+        if _is_locked(section):
             raise Unavailable(LOCKED)
         if not section["ControlAvailable"]:
             raise Unavailable(WORKER if section["NodeID"] else NOT_IN_SWARM)
@@ -198,7 +194,7 @@ class Gateway:
         return self._membership.told()
 
     async def pass_on(self, call: Call, otherwise: ClusterError) -> web.StreamResponse:
-        if not self._membership.section()["ControlAvailable"]:
+        if not self.manages:
             raise otherwise
         return await pipe_stream(call, self._socket)
 
@@ -224,7 +220,7 @@ class Gateway:
 
     @asynccontextmanager
     async def events(self, query: Mapping[str, str]) -> AsyncIterator[Lines | None]:
-        if not self._membership.section()["ControlAvailable"]:
+        if not self.manages:
             yield None
             return
         connector = aiohttp.UnixConnector(str(self._socket))
@@ -242,6 +238,10 @@ class Gateway:
         if state != "active":
             return state
         return "active/manager" if section["ControlAvailable"] else "active/worker"
+
+
+def _is_locked(section: Mapping[str, Any]) -> bool:
+    return bool(section["LocalNodeState"] == "locked")
 
 
 def add_routes(router: Router, cluster: Cluster) -> None:
