@@ -73,7 +73,7 @@ class ManagerFiles:
             self._open.unlink(missing_ok=True)
             return
         with_key = Sealer(parse_unlock_key(unlock_key))
-        if not self._is_sealed(with_key):
+        if self._opened(with_key) is None:
             _save(self._sealed, with_key.seal(key, _NAME))
         if not self._open.exists():
             _save(self._open, key)
@@ -82,16 +82,17 @@ class ManagerFiles:
     def unlock(self, text: str) -> None:
         """Open the data key with what a person gave; Unauthenticated if it is not the key."""
         with_key = Sealer(parse_unlock_key(text))
-        if not self._is_sealed(with_key):
+        key = self._opened(with_key)
+        if key is None:
             raise Unauthenticated("swarm could not be unlocked: invalid key provided")
-        _save(self._open, with_key.open(self._sealed.read_bytes(), _NAME))
+        _save(self._open, key)
 
-    def _is_sealed(self, with_key: Sealer) -> bool:
+    def _opened(self, with_key: Sealer) -> bytes | None:
+        """What is sealed; None where nothing is, or not with this key."""
         try:
-            with_key.open(self._sealed.read_bytes(), _NAME)
+            return with_key.open(self._sealed.read_bytes(), _NAME)
         except (FileNotFoundError, Internal):
-            return False
-        return True
+            return None
 
 
 def _save(path: Path, data: bytes) -> None:

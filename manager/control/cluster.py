@@ -89,13 +89,14 @@ class ClusterSettings:
             cluster = self.cluster()
             if version != cluster.version:
                 raise out_of_sequence()
-            secrets = self._rotated(cluster, spec, rotation)
+            present = open_secrets(self._sealer, cluster.id, cluster.sealed)
+            secrets = self._rotated(cluster, present, spec, rotation)
             changed, secrets = self._with_ca(cluster, spec, secrets)
+            if secrets != present:
+                sealed = seal_secrets(self._sealer, cluster.id, secrets)
+                changed = msgspec.structs.replace(changed, sealed=sealed)
             changed = msgspec.structs.replace(
-                changed,
-                spec=_without_ca(spec),
-                sealed=self._sealed(cluster, secrets),
-                updated_at=self._clock.now(),
+                changed, spec=_without_ca(spec), updated_at=self._clock.now()
             )
             return Group((Update(changed),), "cluster updated"), None
 
@@ -124,9 +125,8 @@ class ClusterSettings:
         return begun(cluster, secrets, chosen)
 
     def _rotated(
-        self, cluster: Cluster, spec: ClusterSpec, rotation: Rotation
+        self, cluster: Cluster, secrets: ClusterSecrets, spec: ClusterSpec, rotation: Rotation
     ) -> ClusterSecrets:
-        secrets = open_secrets(self._sealer, cluster.id, cluster.sealed)
         changes: dict[str, str] = {}
         for field, wanted in (
             ("worker_token", rotation.worker_token),
@@ -139,11 +139,6 @@ class ClusterSettings:
         elif rotation.unlock_key or not secrets.unlock_key:
             changes["unlock_key"] = unlock_key_text(self._random_bytes(KEY_BYTES))
         return msgspec.structs.replace(secrets, **changes)
-
-    def _sealed(self, cluster: Cluster, secrets: ClusterSecrets) -> bytes:
-        if secrets == open_secrets(self._sealer, cluster.id, cluster.sealed):
-            return cluster.sealed
-        return seal_secrets(self._sealer, cluster.id, secrets)
 
     def _token(self, cluster: Cluster) -> str:
         if not cluster.root_ca:
