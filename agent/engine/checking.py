@@ -74,8 +74,10 @@ def check_limits(host: HostConfig, cpus: int) -> None:
         raise InvalidArgument(
             "Range of blkio weight is from 10 to 1000", field="HostConfig.BlkioWeight"
         )
-    _check_set(host.cpuset_cpus, "CPUs", "cpuset cpus", cpus)
-    _check_set(host.cpuset_mems, "memory nodes", "cpuset mems", _MOST_NODES)
+    _check_set(host.cpuset_cpus, "HostConfig.CpusetCpus", "CPUs", "cpuset cpus", cpus)
+    _check_set(
+        host.cpuset_mems, "HostConfig.CpusetMems", "memory nodes", "cpuset mems", _MOST_NODES
+    )
     resources.check(host)
 
 
@@ -178,13 +180,12 @@ def _check_modes(host: HostConfig) -> None:
             raise InvalidArgument(f"invalid {name} mode: {mode}", field="HostConfig")
 
 
-def _check_set(text: str, things: str, field: str, there: int) -> None:
+def _check_set(text: str, path: str, things: str, named: str, there: int) -> None:
     """A list of numbers and ranges of them, each less than `there`."""
-    path = f"HostConfig.{'CpusetCpus' if things == 'CPUs' else 'CpusetMems'}"
     for part in filter(None, text.split(",")):
         found = _RANGE.fullmatch(part.strip())
         if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise InvalidArgument(f"invalid value {text!r} for {field}", field=path)
+            raise InvalidArgument(f"invalid value {text!r} for {named}", field=path)
         if int(found[2] or found[1]) >= there:
             raise InvalidArgument(
                 f"Requested {things} are not available - requested {text}, available:"
