@@ -20,7 +20,7 @@ from shoal.model.states import TaskState, UpdateState
 
 _log = structlog.get_logger(__name__)
 
-AGAIN = Backoff(first=1.0, cap=60.0, jitter=0.0)
+AGAIN = Backoff(first=1.0, cap=60.0)
 PREFIX = "internal error in "
 
 
@@ -48,11 +48,11 @@ class Troubles:
 
     def inherit(self, position: int, key: str) -> None:
         """It failed with the leader before."""
-        self._failing[position, key] = _Failing(_delays(), None)
+        self._failing[position, key] = _Failing(AGAIN.longest(), None)
 
     def failed(self, position: int, key: str, now: datetime) -> datetime | None:
         """It failed (again): when to ask again; None where that is arranged already."""
-        found = self._failing.setdefault((position, key), _Failing(_delays(), None))
+        found = self._failing.setdefault((position, key), _Failing(AGAIN.longest(), None))
         if found.due is not None and found.due > now:
             return None
         found.due = now + timedelta(seconds=next(found.delays))
@@ -61,17 +61,6 @@ class Troubles:
     def sound(self, position: int, key: str) -> bool:
         """It did not fail; whether it had before."""
         return self._failing.pop((position, key), None) is not None
-
-
-class _NoChance:
-    """There is no jitter that it would be asked for."""
-
-    def random(self) -> float:
-        return 0.0
-
-
-def _delays() -> Iterator[float]:
-    return AGAIN.delays(_NoChance())
 
 
 def sentence_of(row: str, error: Exception) -> str:

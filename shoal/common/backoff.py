@@ -28,7 +28,12 @@ class Backoff(Struct, frozen=True, kw_only=True):
 
     def delays(self, chance: Chance) -> Iterator[float]:
         """Delays without end; ask for a new iterator to start over."""
+        for delay in self.longest():
+            yield delay * (1 - self.jitter * chance.random())
+
+    def longest(self) -> Iterator[float]:
+        """The same with nothing left to chance: each as long as it can be."""
         delay = min(self.first, self.cap)
         while True:
-            yield delay * (1 - self.jitter * chance.random())
+            yield delay
             delay = min(delay * self.factor, self.cap)
