@@ -95,17 +95,35 @@ def mesh(host: str) -> Mesh:
     )
 
 
+Networks = dict[str, HostNetwork]
+"""By host."""
+
+
 @contextlib.asynccontextmanager
-async def meshed_networks() -> AsyncIterator[dict[str, HostNetwork]]:
+async def meshed_networks() -> AsyncIterator[Networks]:
+    """Of all hosts, in one mesh; taken down at the end."""
     networks = {host: network(host) for host in SUBNETS}
     try:
         for host, each in networks.items():
             await each.start()
             await each.set_mesh(mesh(host))
         yield networks
+        for each in networks.values():
+            await each.destroy()
     finally:
         for each in networks.values():
             await each.stop()
+
+
+@contextlib.asynccontextmanager
+async def running(net: HostNetwork) -> AsyncIterator[None]:
+    """Its own repairs run meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(net.run())
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 def ingress(port: int, *endpoints: Endpoint, to: int = 80) -> IngressPort:
@@ -217,6 +235,15 @@ async def ask(path: Path | str, address: str, port: int, within: float = 3) -> t
     connection = await connect(path, address, port, within)
     await connection.close()
     return connection.server, connection.seen_as
+
+
+async def reaches(client: Endpoint, address: str, port: int = 80) -> bool:
+    """Whether anybody answers a container there within half a second."""
+    try:
+        await ask(client.netns_path, address, port, within=0.5)
+    except (OSError, TimeoutError):
+        return False
+    return True
 
 
 async def eventually(condition: Callable[[], bool], within: float = 5) -> None:

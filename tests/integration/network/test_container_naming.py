@@ -5,7 +5,7 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import dnslib
@@ -18,7 +18,6 @@ from tests.integration.network.lab import (
     LOCAL,
     ON_MESH,
     eventually,
-    hosts,
     inside,
     leftovers,
     mesh,
@@ -26,13 +25,11 @@ from tests.integration.network.lab import (
 )
 from tests.integration.network.managers import Managers
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 
 class Agent:

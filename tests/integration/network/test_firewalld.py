@@ -19,14 +19,15 @@ from tests.integration.network.lab import (
     ON_MESH,
     OUTSIDE,
     SUBNETS,
+    Networks,
     ask,
     eventually,
-    hosts,
     in_host,
     ingress,
     leftovers,
     meshed_networks,
     namespace,
+    running,
     serving,
 )
 from tests.integration.network.managers import Managers
@@ -34,19 +35,13 @@ from tests.integration.network.managers import Managers
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
     pytest.mark.skipif(missing() != "", reason=missing()),
 ]
 
-Networks = dict[str, HostNetwork]
 OURS = "ta-+"
 _GUARDS = ("nft", "list", "table", "inet", "firewalld")
 _log = structlog.get_logger(__name__)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
 
 
 @pytest.fixture
@@ -63,8 +58,6 @@ def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld
 async def networks(guard: Firewalld) -> AsyncIterator[Networks]:
     async with meshed_networks() as made:
         yield made
-        for each in made.values():
-            await each.destroy()
     assert not guard.trusts(OURS)
     assert "shoal" not in leftovers("a")
 
@@ -120,12 +113,10 @@ async def test_everything_works_beside_firewalld_and_after_its_reload(
 
 async def _repaired_in(host: HostNetwork, guard: Firewalld) -> float:
     """Seconds from the end of a reload until our bridges are trusted again."""
-    async with asyncio.TaskGroup() as group:
-        work = group.create_task(host.run())
+    async with running(host):
         await asyncio.to_thread(guard, "--reload")
         reloaded = time.monotonic()
         await eventually(lambda: "ta-*" in in_host("a", *_GUARDS), 20)
         seconds = time.monotonic() - reloaded
-        work.cancel()
     _log.info("firewalld reloaded", repaired_in=round(seconds, 2))
     return seconds

@@ -1,14 +1,12 @@
 """Beside Docker's rules, imitated in the hosts' namespaces: what is ours passes, no more."""
 
-import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from agent.network.desired import PortBinding
-from agent.network.host_network import HostNetwork
 from tests.integration.network.lab import (
     ADDRESSES,
     ADDRESSES6,
@@ -16,13 +14,15 @@ from tests.integration.network.lab import (
     ON_MESH,
     OUTSIDE,
     SUBNETS,
+    Networks,
     ask,
-    hosts,
+    eventually,
     in_host,
     ingress,
     leftovers,
     meshed_networks,
     namespace,
+    running,
     serving,
     set_bridge_filter,
 )
@@ -31,16 +31,9 @@ from tests.integration.network.managers import Managers
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
     pytest.mark.skipif(shutil.which("iptables") is None, reason="needs iptables"),
 ]
-
-Networks = dict[str, HostNetwork]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
 
 
 @pytest.fixture
@@ -58,8 +51,6 @@ async def networks() -> AsyncIterator[Networks]:
                 in_host(host, program, "-w", *rule.split())
     async with meshed_networks() as made:
         yield made
-        for each in made.values():
-            await each.destroy()
     for host in SUBNETS:
         assert "shoal" not in leftovers(host)
         in_host(host, "nft", "flush", "ruleset")
@@ -108,13 +99,9 @@ async def test_rules_stand_after_the_users_and_come_back(networks: Networks) -> 
         assert len(before) == 4
         assert [each.split()[-1] for each in before] == ["DROP", "ACCEPT", "ACCEPT", "RETURN"]
         assert all("--comment shoal_ta" in each for each in before[1:3])
-    async with asyncio.TaskGroup() as group:
-        work = group.create_task(net.run())
+    async with running(net):
         in_host("a", "iptables", "-w", "-F", "DOCKER-USER")
-        async with asyncio.timeout(2):
-            while len(rules("a")) != 2:  # noqa: ASYNC110 - the kernel tells nobody
-                await asyncio.sleep(0.05)
-        work.cancel()
+        await eventually(lambda: len(rules("a")) == 2, 2)
 
 
 async def test_containers_reach_dockers_only_where_docker_lets_them(

@@ -1,18 +1,15 @@
 """Three hosts, real kernel: mesh, ingress, published ports, restart, repair, nothing left."""
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from agent.network.desired import Backend, Endpoint, IngressPort, PortBinding
-from agent.network.host_network import HostNetwork
 from shoal.model.errors import AlreadyExists, FailedPrecondition
 from tests.integration.network.lab import (
     ADDRESSES,
@@ -20,41 +17,27 @@ from tests.integration.network.lab import (
     ON_MESH,
     OUTSIDE,
     SUBNETS,
+    Networks,
     ask,
     connect,
     eventually,
-    hosts,
     in_host,
     ingress,
     inside,
     leftovers,
     mesh,
-    meshed_networks,
     namespace,
     network,
+    running,
     serving,
     set_bridge_filter,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
-
-Networks = dict[str, HostNetwork]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
-
-
-@pytest.fixture
-async def networks() -> AsyncIterator[Networks]:
-    async with meshed_networks() as made:
-        yield made
-        for each in made.values():
-            await each.destroy()
-    for host in SUBNETS:
-        assert leftovers(host) == ""
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 
 @pytest.mark.parametrize("filtered", ["0", "1"])
@@ -449,16 +432,6 @@ async def _works(one: Endpoint, two: Endpoint) -> bool:
     except (OSError, TimeoutError):
         return False
     return "ta-l" in in_host("a", "ip", "-o", "link")
-
-
-@contextlib.asynccontextmanager
-async def running(net: HostNetwork) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(net.run())
-        try:
-            yield
-        finally:
-            task.cancel()
 
 
 async def test_sysctls_are_set_again(networks: Networks) -> None:

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from agent.network.desired import Attachment, Endpoint, PortBinding
+from agent.network.desired import Attachment, PortBinding
 from agent.network.host_network import HostNetwork
 from agent.network.local import LocalNetwork, Pool
 from shoal.model.errors import (
@@ -23,16 +23,20 @@ from tests.integration.network.lab import (
     OUTSIDE,
     ask,
     eventually,
-    hosts,
     in_host,
     leftovers,
     namespace,
     network,
+    reaches,
     serving,
     set_bridge_filter,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 
 def made(number: int, **fields: object) -> LocalNetwork:
@@ -51,12 +55,6 @@ def on(*numbers: int) -> list[Attachment]:
     return [Attachment(network=f"net{number}") for number in numbers]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
-
-
 @pytest.fixture
 async def host() -> AsyncIterator[HostNetwork]:
     made = network("a")
@@ -64,14 +62,6 @@ async def host() -> AsyncIterator[HostNetwork]:
     yield made
     await made.destroy()
     assert leftovers("a") == ""
-
-
-async def reaches(client: Endpoint, address: str, port: int = 80) -> bool:
-    try:
-        await ask(client.netns_path, address, port, within=0.5)
-    except (TimeoutError, OSError):
-        return False
-    return True
 
 
 @pytest.mark.parametrize("filtered", ["0", "1"])

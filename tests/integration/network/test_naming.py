@@ -1,7 +1,7 @@
 """What the host's network says to whoever answers names inside containers, and when."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,14 +11,17 @@ from shoal.model.errors import Internal
 from tests.integration.network.lab import (
     LOCAL,
     ON_MESH,
-    hosts,
     leftovers,
     mesh,
     namespace,
 )
 from tests.integration.network.managers import Managers
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 
 class Remembering:
@@ -43,12 +46,6 @@ class Remembering:
 
     async def changed(self, networks: ClusterNetworks) -> None:
         self.said.append(("changed", *networks.networks))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
 
 
 @pytest.fixture

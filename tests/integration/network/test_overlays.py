@@ -1,19 +1,16 @@
 """Cluster networks on three hosts, real kernel: reach, isolation, repair, restart, cost."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 import pytest
 import structlog
 
 from agent.network.desired import Attachment, Endpoint
-from agent.network.host_network import HostNetwork
 from shoal.model.assignment import NetworkService
 from shoal.model.errors import AlreadyExists, NotFound, Unavailable
 from shoal.model.ids import NetworkID, ServiceID
@@ -22,55 +19,35 @@ from tests.integration.network.lab import (
     ADDRESSES,
     OUTSIDE,
     SUBNETS,
+    Networks,
     ask,
     connect,
     eventually,
-    hosts,
     in_host,
     inside,
     leftovers,
     mesh,
-    meshed_networks,
     namespace,
     network,
+    reaches,
+    running,
     serving,
     set_bridge_filter,
 )
 from tests.integration.network.managers import Managers
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 _log = structlog.get_logger(__name__)
-Networks = dict[str, HostNetwork]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
-
-
-@pytest.fixture
-async def networks() -> AsyncIterator[Networks]:
-    async with meshed_networks() as made:
-        yield made
-        for each in made.values():
-            await each.destroy()
-    for host in SUBNETS:
-        assert leftovers(host) == ""
 
 
 @pytest.fixture
 def managers(networks: Networks) -> Managers:
     return Managers(networks)
-
-
-async def reaches(client: Endpoint, address: str) -> bool:
-    try:
-        await ask(client.netns_path, address, 80, within=0.5)
-    except (OSError, TimeoutError):
-        return False
-    return True
 
 
 def inner(endpoint: Endpoint, *command: str) -> str:
@@ -273,16 +250,6 @@ async def test_networks_unknown_after_a_restart_are_left_alone(
         await managers.run("third", "c", 12, "red")
         assert "10.99.0.3" in in_host("a", "bridge", "fdb", "show", "dev", "ta-v001001")
         await opened.close()
-
-
-@contextlib.asynccontextmanager
-async def running(net: HostNetwork) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(net.run())
-        try:
-            yield
-        finally:
-            task.cancel()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ import structlog
 from msgspec.structs import replace
 
 from agent.network.desired import Backend, Endpoint, IngressPort, PortBinding, Protocol
-from agent.network.host_network import HostNetwork
 from shoal.model.errors import FailedPrecondition
 from tests.integration.network.lab import (
     ADDRESSES,
@@ -24,23 +23,25 @@ from tests.integration.network.lab import (
     ON_MESH,
     OUTSIDE,
     SUBNETS,
+    Networks,
     ask,
     connect,
-    hosts,
     in_host,
     ingress,
     inside,
-    leftovers,
     mesh,
-    meshed_networks,
     namespace,
     network,
+    running,
     serving,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
-Networks = dict[str, HostNetwork]
 _log = structlog.get_logger(__name__)
 BOTH = (ADDRESSES, ADDRESSES6)
 
@@ -51,22 +52,6 @@ def has_sctp() -> bool:
     except OSError:
         return False
     return True
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
-
-
-@pytest.fixture
-async def networks() -> AsyncIterator[Networks]:
-    async with meshed_networks() as made:
-        yield made
-        for each in made.values():
-            await each.destroy()
-    for host in SUBNETS:
-        assert leftovers(host) == ""
 
 
 async def publish(networks: Networks, *entries: IngressPort) -> None:
@@ -352,16 +337,6 @@ async def test_who_has_a_taken_port_keeps_it(networks: Networks) -> None:
 
 def own_name() -> str:
     return f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
-
-
-@contextlib.asynccontextmanager
-async def running(net: HostNetwork) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(net.run())
-        try:
-            yield
-        finally:
-            task.cancel()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
@@ -27,7 +27,6 @@ from tests.integration.network.lab import (
     SUBNETS,
     ask,
     connect,
-    hosts,
     in_host,
     inside,
     leftovers,
@@ -43,7 +42,11 @@ from tests.integration.network.sniffing import (
     userspace_sockets,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.usefixtures("lab"),
+]
 
 VNI, CLEAR_VNI = 4100, 4097
 PREFIX = f"s{os.getpid() % 10000:04d}"
@@ -118,12 +121,6 @@ class Sealed:
 
     def keys(self, host: str) -> set[str]:
         return {each.public_key for each in self.hosts[host].tunnel_keys}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab() -> Iterator[None]:
-    with hosts():
-        yield
 
 
 @pytest.fixture
