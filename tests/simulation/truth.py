@@ -6,7 +6,7 @@ true within the last seconds (`STALE`).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +20,7 @@ from shoal.model.changes import Event
 from shoal.model.ids import NodeID, ServiceID
 from shoal.model.objects import Node, Service, Task
 from shoal.model.spec.service import ServiceSpec
-from shoal.model.states import Availability, NodeState, UpdateState
+from shoal.model.states import Availability, NodeState, TaskState, UpdateState
 
 MOST_REVISIONS = 400
 """In one second; more is a cluster that chases its own tail."""
@@ -42,6 +42,16 @@ class Revision(Struct, frozen=True):
     number: int
     at: float
     events: tuple[Event, ...]
+
+    def stops(self) -> Iterator[tuple[Task, Task]]:
+        """Tasks that ran and are no longer wanted, before and after."""
+        for event in self.events:
+            before, after = event.before, event.after
+            if not isinstance(before, Task) or not isinstance(after, Task):
+                continue
+            ran = before.status.state is TaskState.RUNNING
+            if ran and before.wanted and not after.wanted:
+                yield before, after
 
 
 class Held(Struct, frozen=True):

@@ -56,7 +56,7 @@ class Readiness:
         if not tasks:
             return
         self._settle(tasks)
-        self._stops(tasks)
+        self._stops(revision)
         for event in tasks:
             before, after = event.before, event.after
             if isinstance(before, Task) and isinstance(after, Task):
@@ -72,18 +72,12 @@ class Readiness:
 
     # -- stops
 
-    def _stops(self, events: Iterable[Event]) -> None:
+    def _stops(self, revision: Revision) -> None:
         """Of a slot's tasks that are stopped in one go, the last that ran is the slot's."""
         last: dict[Place, Task] = {}
-        for event in events:
-            before, after = event.before, event.after
-            if not isinstance(before, Task) or not isinstance(after, Task):
-                continue
-            if before.status.state is not TaskState.RUNNING:
-                continue
-            if before.wanted and not after.wanted:
-                place = (before.service_id, cell_of(before))
-                last[place] = max(last.get(place, before), before, key=age)
+        for before, _ in revision.stops():
+            place = (before.service_id, cell_of(before))
+            last[place] = max(last.get(place, before), before, key=age)
         for task in last.values():
             self._stopped(task)
 

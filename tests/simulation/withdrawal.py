@@ -11,7 +11,6 @@ from msgspec import Struct
 from agent.runtime.fake import Fate
 from agent.task.manager import DRAIN_SECONDS
 from shoal.model.ids import NodeID, TaskID
-from shoal.model.objects import Task
 from shoal.model.states import TaskState
 from tests.simulation.hosts import Host
 from tests.simulation.truth import Revision, Truth
@@ -43,17 +42,11 @@ class Withdrawn:
 
     def check(self, revision: Revision) -> None:
         """Remember who led to what is to stop now."""
-        for event in revision.events:
-            before, after = event.before, event.after
-            if not isinstance(before, Task) or not isinstance(after, Task):
-                continue
-            if before.status.state is not TaskState.RUNNING:
-                continue
-            if before.wanted and not after.wanted:
-                address = next(iter(after.status.addresses), "")
-                self._stops[after.id] = _Stop(
-                    self._truth.now(), address, self._clients(after.id, address)
-                )
+        for _, after in revision.stops():
+            address = next(iter(after.status.addresses), "")
+            self._stops[after.id] = _Stop(
+                self._truth.now(), address, self._clients(after.id, address)
+            )
 
     def _clients(self, task: TaskID, address: str) -> dict[NodeID, str]:
         found = {}
