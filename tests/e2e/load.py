@@ -1,8 +1,9 @@
 """Requests without a pause, and how many failed: a program, and the tests' hold on it.
 
 `load.py ADDRESS PORT FLOWS` asks until its standard input ends, with some threads that open a
-connection a request and some that keep theirs for twenty, then prints one JSON object. It needs
-nothing but Python, so that it runs inside any network namespace. FLOWS is the file in which the
+connection a request and some that keep theirs for twenty, then prints one JSON object. Each
+line of its input is a number: it says when so many were answered. It needs nothing but
+Python, so that it runs inside any network namespace. FLOWS is the file in which the
 kernel tells of that namespace's flows that leads to the backends: who a request that failed was
 for.
 """
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -24,6 +26,7 @@ from typing_extensions import override
 
 SHORT, LONG, PAUSE, A_REQUEST = 3, 1, 0.01, 5.0
 KEPT = 20
+PATIENCE = 20.0
 UNKNOWN = "?"
 
 
@@ -60,9 +63,19 @@ class Load:
         self._running = subprocess.Popen(
             self._words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self._hear()
+        return self
+
+    def await_answers(self, count: int) -> None:
+        """Return once so many requests were answered since the beginning."""
+        assert self._running.stdin is not None
+        self._running.stdin.write(f"{count}\n")
+        self._running.stdin.flush()
+        self._hear()
+
+    def _hear(self) -> None:
         assert self._running.stdout is not None
         assert self._running.stdout.readline() == "answered\n"
-        return self
 
     def __exit__(
         self,
@@ -137,8 +150,20 @@ class _Client:
         return UNKNOWN
 
 
+def _answered(clients: Sequence[_Client]) -> int:
+    return sum(client.answered for client in clients)
+
+
+def _tell(holds: Callable[[], bool]) -> None:
+    """Say that it holds, or that it does not even after a while."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print("answered" if holds() else "not answered", flush=True)  # noqa: T201 - tests read it
+
+
 def main(address: str, port: int, flows: str) -> None:
-    """Ask until standard input ends; says `answered` after the first answers."""
+    """Ask until standard input ends; says `answered` after the first answers and when asked."""
     end = threading.Event()
     clients = [
         _Client(address, port, 1 if n < SHORT else KEPT, flows) for n in range(SHORT + LONG)
@@ -146,17 +171,14 @@ def main(address: str, port: int, flows: str) -> None:
     threads = [threading.Thread(target=client.ask, args=(end,)) for client in clients]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if all(client.answered or client.lost for client in clients):
-            break
-        time.sleep(0.01)
-    print("answered", flush=True)  # noqa: T201 - the tests read it
-    sys.stdin.read()
+    _tell(lambda: all(client.answered or client.lost for client in clients))
+    for line in sys.stdin:
+        wanted = int(line)
+        _tell(lambda wanted=wanted: _answered(clients) >= wanted)  # type: ignore[misc]
     end.set()
     for thread in threads:
         thread.join()
-    answered = sum(client.answered for client in clients)
+    answered = _answered(clients)
     lost = [each for client in clients for each in client.lost]
     print(json.dumps({"answered": answered, "lost": lost}))  # noqa: T201
 

@@ -53,7 +53,7 @@ def test_nothing_is_left_of_containers_and_networks(
     rounds, replicas, runs = (10, 18, 10) if full else (2, 6, 5)
     for host in HOSTS:  # what the first of them makes for all
         _runs(two, host, "bridge", 2)
-    before = {host: things(two, host) for host in HOSTS}
+    before = {host: _settled(two, host) for host in HOSTS}
     keys = store(two, "m1")
     two.docker("m1", "network", "create", "-d", "overlay", "--subnet", "10.66.9.0/27", KEPT)
     held: dict[str, dict[str, int]] = {}
@@ -76,6 +76,15 @@ def test_nothing_is_left_of_containers_and_networks(
         }
         record_testsuite_property(host, {"descriptors": more, "memory in MB": grown})
         assert all(each <= GROWTH_MB for each in grown.values()), (host, grown)
+
+
+def _settled(cluster: Cluster, host: str) -> Things:
+    """Once the kernel is sure of the host's own addresses, which takes it a second or two."""
+    return eventually(
+        lambda: things(cluster, host),
+        lambda found: not any(" tentative " in line for line in found["addresses"]),
+        10,
+    )
 
 
 def _await_none_left(cluster: Cluster, host: str, before: Things) -> None:
