@@ -13,6 +13,7 @@ from agent.network.dns import RESOLVER
 from agent.network.netlink import NETLINK_NETFILTER, Channel
 from agent.network.netns import visiting
 from agent.network.resolver import Sockets
+from agent.network.sysctls import forget_unanswered
 
 _PORT = 53
 _WAITING = 64
@@ -21,8 +22,13 @@ T = TypeVar("T")
 
 
 def open_rules(descriptor: int) -> Channel:
-    """A channel to the rules and flows of a namespace."""
-    return _visit(descriptor, lambda: Channel(NETLINK_NETFILTER))
+    """A channel to the rules and flows of a namespace, which are made ready for virtual IPs."""
+    return _visit(descriptor, _prepare_rules)
+
+
+def _prepare_rules() -> Channel:
+    forget_unanswered()
+    return Channel(NETLINK_NETFILTER)
 
 
 def open_sockets(beside: int) -> Sockets:

@@ -56,6 +56,14 @@ class Nft:
         chains = [each["chain"] for each in listing if "chain" in each]
         return [chain["name"] for chain in chains if chain["table"] == table]
 
+    def has_timeouts(self, table: str, name: str) -> bool:
+        """Whether a table has connection timeouts of that name."""
+        try:
+            self._run(f"list ct timeout inet {table} {name}")
+        except Internal:
+            return False
+        return True
+
     def listing(self, table: str) -> str:
         """A table as `nft list table` shows it."""
         return self._run(f"list table inet {table}")

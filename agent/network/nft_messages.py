@@ -40,6 +40,7 @@ ACCEPT = 1
 _GOTO = -4
 _REGISTER_VERDICT, _REGISTER, _REGISTER_32 = 0, 1, 8
 _MAP, _EVALUATED = 0x8, 0x20
+_TIMEOUTS = 7
 MARK = 19
 """The type of a number in the machine's own order; others are the network's."""
 _VERDICT_TYPE = 0xFFFFFF00
@@ -287,6 +288,11 @@ def random_number(modulus: int, offset: int) -> bytes:
 def member(name: str) -> bytes:
     """Go on if the register's content is in the set."""
     return _expression("lookup", text(1, name), _number(2, _REGISTER))
+
+
+def keep_by(timeouts: str) -> bytes:
+    """`ct timeout set`: how long the new flow is remembered in each of its states."""
+    return _expression("objref", _number(1, _TIMEOUTS), text(2, timeouts))
 
 
 def redirect(family: int, port_behind: int = 0) -> bytes:

@@ -7,7 +7,7 @@ backends, which picks one by a random number:
     map ports4   { inet_proto . inet_service : verdict }             port : goto pick4_3
     map targets4 { mark . inet_proto . inet_service : ipv4_addr . inet_service }
     map bound4   { ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
-    chain pick4_3 { dnat ip to numgen random mod 3 . meta l4proto . th dport map @targets4 }
+    chain pick4_3 { ... dnat ip to numgen random mod 3 . meta l4proto . th dport map @targets4 }
 
 `bound4` has ports published on one address of the host; the same three exist for IPv6. So a
 change costs the same beside ten published ports and a thousand. Two ways bring a ruleset into

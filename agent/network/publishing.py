@@ -34,13 +34,13 @@ from agent.network.nftables import (
     make_ruleset,
     replacement,
 )
-from agent.network.pick_chains import pick_chains
+from agent.network.pick_chains import half_open, half_open_timeouts, pick_chains
 from agent.network.plan import Names
 from agent.network.ports import HeldPorts
 from agent.network.published import Mesher, Port, Target, container_ports
 from agent.network.relay import Listeners
 from agent.network.watching import Watch
-from shoal.model.errors import ClusterError, InvalidArgument
+from shoal.model.errors import ClusterError, Internal, InvalidArgument
 from shoal.model.objects import TakenPort
 
 _log = structlog.get_logger(__name__)
@@ -62,6 +62,7 @@ class Publishing:
         self._unheld: dict[PortBinding, str] = {}
         self.freed = FreedPorts()
         self._ruleset: Ruleset | None = None
+        self._timeouts = True
         self._mesh: Mesh | None = None
         self._mesher = Mesher(None)
         self._made: dict[_Ingress, tuple[IngressPort, Port]] = {}
@@ -168,9 +169,10 @@ class Publishing:
         self._ruleset = None  # unknown, should this fail
         if replaced:
             self._nft.apply(declaration(self._names.table))
-            transactions += 1
+            transactions += 1 + self._make_timeouts()
         if picks:
-            transact(self._netfilter, list(pick_chains(self._names.table, picks)))
+            chains = pick_chains(self._names.table, picks, self._timeouts)
+            transact(self._netfilter, list(chains))
             transactions += 1
         if text:
             self._nft.apply(text)
@@ -181,6 +183,20 @@ class Publishing:
         if not text:
             return
         self._forget_flows(old, new)
+
+    def _make_timeouts(self) -> int:
+        """Have those of the pick chains, where the kernel can; how many changes it took."""
+        if self._nft.has_timeouts(self._names.table, half_open(4)):
+            return 0
+        try:
+            self._nft.apply(half_open_timeouts(self._names.table))
+        except Internal as error:
+            if self._timeouts:
+                _log.warning("connections to lost hosts wait for them", reason=str(error))
+            self._timeouts = False
+            return 0
+        self._timeouts = True
+        return 1
 
     def _ingress_ports(self, mesh: Mesh | None) -> Iterator[Port]:
         """Made anew only where something changed."""

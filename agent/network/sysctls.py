@@ -1,6 +1,6 @@
 """The host's switches that the network needs; a change of them sends no event.
 
-They are those of the calling thread's namespace. Used by `apply`.
+They are those of the calling thread's namespace. Used by `apply`, and `inside` containers.
 """
 
 from collections.abc import Collection
@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.network.plan import Plan
 
 _NET = Path("/proc/sys/net")
+_KERNELS_PATIENCE = "120"
 
 
 def bridges_are_filtered() -> bool:
@@ -28,6 +29,17 @@ def accept_by_any_way(device: str) -> None:
     While a key is changed the two directions between hosts may use different devices.
     """
     _set(_NET / "ipv4/conf" / device / "rp_filter", "2")
+
+
+def forget_unanswered() -> None:
+    """Forget a connection that is not answered within a second, when its client tries again.
+
+    A virtual IP then leads it to another backend: the first one's host may be lost, and the
+    kernel would keep to it for two minutes. What a user gave the container stays.
+    """
+    seconds = _NET / "netfilter/nf_conntrack_tcp_timeout_syn_sent"
+    if seconds.read_text().strip() == _KERNELS_PATIENCE:
+        seconds.write_text("1")
 
 
 def set_sysctls(plan: Plan, links: Collection[str]) -> None:

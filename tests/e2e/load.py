@@ -2,7 +2,7 @@
 
 `load.py ADDRESS PORT FLOWS` asks until its standard input ends, with some threads that open a
 connection a request and some that keep theirs for twenty, then prints one JSON object. Each
-line of its input is a number: it says when so many were answered. It needs nothing but
+line of its input is a number: it says when so many more were answered. It needs nothing but
 Python, so that it runs inside any network namespace. FLOWS is the file in which the
 kernel tells of that namespace's flows that leads to the backends: who a request that failed was
 for.
@@ -67,7 +67,7 @@ class Load:
         return self
 
     def await_answers(self, count: int) -> None:
-        """Return once so many requests were answered since the beginning."""
+        """Return once so many more requests were answered."""
         assert self._running.stdin is not None
         self._running.stdin.write(f"{count}\n")
         self._running.stdin.flush()
@@ -173,7 +173,7 @@ def main(address: str, port: int, flows: str) -> None:
         thread.start()
     _tell(lambda: all(client.answered or client.lost for client in clients))
     for line in sys.stdin:
-        wanted = int(line)
+        wanted = _answered(clients) + int(line)
         _tell(lambda wanted=wanted: _answered(clients) >= wanted)  # type: ignore[misc]
     end.set()
     for thread in threads:

@@ -78,6 +78,17 @@ def hosts() -> Iterator[None]:
                 ip(f"netns del {_stem}{host}")
 
 
+@contextlib.contextmanager
+def cut_off(host: str) -> Iterator[None]:
+    """Nothing that others send arrives there."""
+    link = f"f{host}"
+    ip(f"-n {_stem}f link set {link} down")
+    try:
+        yield
+    finally:
+        ip(f"-n {_stem}f link set {link} up")
+
+
 def network(host: str) -> HostNetwork:
     return HostNetwork(prefix=f"t{host}", local_subnet=LOCAL, namespace=namespace(host))
 

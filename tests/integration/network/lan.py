@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from agent.network.netlink import NETLINK_NETFILTER, Channel
-from agent.network.netns import current, enter
+from agent.network.inside import open_rules
+from agent.network.netlink import Channel
 from tests.integration.network.lab import Connection, connect, inside, ip
 
 _stem = f"lan{os.getpid()}"
@@ -60,16 +60,12 @@ def lan() -> Iterator[None]:
 
 
 def channel(name: str) -> Channel:
-    """A netfilter channel inside."""
-    home = current()
+    """To the rules and flows inside."""
     descriptor = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        enter(descriptor)
-        return Channel(NETLINK_NETFILTER)
+        return open_rules(descriptor)
     finally:
-        enter(home)
         os.close(descriptor)
-        os.close(home)
 
 
 def _tell(name: str, server: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """Virtual IPs in a container's namespace, real kernel: spread, change, read back, repair."""
 
+import asyncio
 import os
 import socket
 from collections import Counter
@@ -7,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.network.conntrack import count_flows
 from agent.network.container_rules import ContainerRules
 from agent.network.netlink import Channel
-from tests.integration.network.lab import inside
+from tests.integration.network.lab import eventually, inside
 from tests.integration.network.lan import (
     address,
     ask,
@@ -29,6 +31,7 @@ from tests.integration.network.lan import (
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 VIP, OTHER, VIP6 = "10.97.1.1", "10.97.1.2", "fd97::100"
+LOST = {4: "10.97.0.66", 6: "fd97::66"}
 LISTING = """
 table inet shoal {
 map sizes4 {
@@ -139,6 +142,21 @@ async def test_an_established_connection_outlives_every_change(made: ContainerRu
         assert await ask("client", VIP) == "two"
         assert await old.echo()
         await old.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_a_connection_that_nobody_answers_goes_on_to_another_backend(
+    made: ContainerRules, inside_client: Channel, family: int
+) -> None:
+    virtual, lost = VIP if family == 4 else VIP6, LOST[family]
+    run("client", *f"ip neigh replace {lost} lladdr 02:00:00:00:00:66 dev eth0".split())
+    made.make({virtual: (lost,)})
+    before = count_flows(inside_client)
+    async with serving("one"), asyncio.TaskGroup() as group:
+        asking = group.create_task(ask("client", virtual))
+        await eventually(lambda: count_flows(inside_client) > before)
+        made.change({virtual: backends("one", family=family)})
+        assert await asking == "one"
 
 
 async def test_udp_and_ping_leave_a_removed_backend(made: ContainerRules) -> None:
