@@ -1,16 +1,20 @@
 """Knocking at other hosts' ports, for what their kernels say before any program does.
 
 A connection that is taken says that somebody listens; one that is refused, that the host lives
-and nobody does; silence says neither.
+and nobody does; silence says neither. Who listens is not woken: the handshake's last packet is
+held back, and a reset is what comes instead. (HAProxy's checks of servers do so.)
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from shoal.model.ids import NodeID
 
 LIMIT_SECONDS = 0.35
+_RESET = struct.pack("ii", 1, 0)
 
 Question = Callable[[str], Coroutine[Any, Any, bool]]
 """Something asked of an address: `listens`, `refuses`, or what a test has in their place."""
@@ -38,9 +42,13 @@ async def refuses(address: str) -> bool:
 
 async def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
-    async with asyncio.timeout(LIMIT_SECONDS):
-        _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.close()
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as knocking:
+        knocking.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        knocking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await asyncio.get_running_loop().sock_connect(knocking, (host, int(port)))
 
 
 async def ask_all(question: Question, addresses: Mapping[NodeID, str]) -> Mapping[NodeID, bool]:

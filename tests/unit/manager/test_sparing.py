@@ -9,7 +9,6 @@ import pytest
 
 from manager.loops.loop import ControlLoop
 from manager.loops.table import TABLE
-from manager.probing import refuses
 from manager.sparing import Sparing
 from manager.store.codec import encode
 from manager.store.commit import Commit
@@ -128,12 +127,3 @@ async def test_a_host_that_dies_while_it_is_spared_goes_with_the_next_grace() ->
         assert lab.state(W1) is NodeState.READY
         await asyncio.sleep(2)
         assert lab.state(W1) is NodeState.DOWN
-
-
-async def test_only_a_kernel_refuses() -> None:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    assert not await refuses(f"127.0.0.1:{port}"), "somebody listens"
-    server.close()
-    await server.wait_closed()
-    assert await refuses(f"127.0.0.1:{port}")
