@@ -6,22 +6,17 @@ just asks again. The addresses themselves come with the assignments; `agent.swar
 them.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 from msgspec import Struct
 
+from agent.asking import CALL_SECONDS, ask_in_turn
 from proto import dispatcher_pb2, dispatcher_pb2_grpc
 from shoal.common.identity import CurrentIdentity
-from shoal.common.rpc import channel, unary
+from shoal.common.rpc import unary
 from shoal.model.assignment import AssignedNetwork, TaskNetwork
-from shoal.model.errors import Unavailable
 from shoal.model.ids import TaskID
-
-CALL_SECONDS = 10.0
-
-T = TypeVar("T")
 
 
 class Wish(Struct, frozen=True, kw_only=True):
@@ -70,7 +65,7 @@ class AttachmentClient:
             reply = await unary(stub.AttachNetwork, request, seconds=CALL_SECONDS)
             return TaskID(reply.task_id)
 
-        return await self._ask(ask)
+        return await ask_in_turn(self._current, self._managers(), ask)
 
     async def detach(self, task: TaskID) -> None:
         """Give the place back. Idempotent."""
@@ -80,15 +75,4 @@ class AttachmentClient:
             stub = dispatcher_pb2_grpc.DispatcherStub(to)
             await unary(stub.DetachNetwork, request, seconds=CALL_SECONDS)
 
-        await self._ask(ask)
-
-    async def _ask(self, call: Callable[[grpc.aio.Channel], Awaitable[T]]) -> T:
-        """Only Unavailable moves on to the next manager."""
-        trouble = Unavailable("no manager is known to this node")
-        for address in self._managers():
-            try:
-                async with channel(address, self._current.get()) as connection:
-                    return await call(connection)
-            except Unavailable as error:
-                trouble = error
-        raise trouble
+        await ask_in_turn(self._current, self._managers(), ask)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from proto import types_pb2 as proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16proto/dispatcher.proto\x12\x05shoal\x1a\x11proto/types.proto\"y\n\x14\x41ttachNetworkRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\"9\n\x12\x41ttachNetworkReply\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\"\'\n\x14\x44\x65tachNetworkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65tachNetworkReply\"\xf4\x01\n\x0c\x41gentMessage\x12#\n\x08register\x18\x01 \x01(\x0b\x32\x0f.shoal.RegisterH\x00\x12%\n\theartbeat\x18\x02 \x01(\x0b\x32\x10.shoal.HeartbeatH\x00\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x13.shoal.StatusUpdateH\x00\x12%\n\tdescribed\x18\x04 \x01(\x0b\x32\x10.shoal.DescribedH\x00\x12\x1f\n\x06resync\x18\x05 \x01(\x0b\x32\r.shoal.ResyncH\x00\x12!\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x0e.shoal.AppliedH\x00\x42\x06\n\x04said\"\xc3\x01\n\x0eManagerMessage\x12!\n\x07welcome\x18\x01 \x01(\x0b\x32\x0e.shoal.WelcomeH\x00\x12\x30\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x19.shoal.AssignmentsMessageH\x00\x12&\n\nstatus_ack\x18\x03 \x01(\x0b\x32\x10.shoal.StatusAckH\x00\x12,\n\rheartbeat_ack\x18\x04 \x01(\x0b\x32\x13.shoal.HeartbeatAckH\x00\x42\x06\n\x04said\"L\n\x08Register\x12!\n\x06report\x18\x01 \x01(\x0b\x32\x11.shoal.NodeReport\x12\x1d\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x0c.shoal.Stamp\"3\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cheartbeat_ns\x18\x02 \x01(\x03\"\x0b\n\tHeartbeat\"\x0e\n\x0cHeartbeatAck\".\n\tDescribed\x12!\n\x06report\x18\x01 \x01(\x0b\x32\x11.shoal.NodeReport\"\x08\n\x06Resync\"\x1b\n\x07\x41pplied\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"@\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0b\x32\x11.shoal.TaskStatus\"D\n\x0cStatusUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\"\n\x07reports\x18\x02 \x03(\x0b\x32\x11.shoal.TaskReport\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"|\n\x12\x41ssignmentsMessage\x12\x1b\n\x05stamp\x18\x01 \x01(\x0b\x32\x0c.shoal.Stamp\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12%\n\ndifference\x18\x04 \x01(\x0b\x32\x11.shoal.Difference2\xd9\x01\n\nDispatcher\x12\x39\n\x07Session\x12\x13.shoal.AgentMessage\x1a\x15.shoal.ManagerMessage(\x01\x30\x01\x12G\n\rAttachNetwork\x12\x1b.shoal.AttachNetworkRequest\x1a\x19.shoal.AttachNetworkReply\x12G\n\rDetachNetwork\x12\x1b.shoal.DetachNetworkRequest\x1a\x19.shoal.DetachNetworkReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16proto/dispatcher.proto\x12\x05shoal\x1a\x11proto/types.proto\"y\n\x14\x41ttachNetworkRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\"9\n\x12\x41ttachNetworkReply\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nnetwork_id\x18\x02 \x01(\t\"\'\n\x14\x44\x65tachNetworkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65tachNetworkReply\"\x0e\n\x0cLeaveRequest\"\x0c\n\nLeaveReply\"\xf4\x01\n\x0c\x41gentMessage\x12#\n\x08register\x18\x01 \x01(\x0b\x32\x0f.shoal.RegisterH\x00\x12%\n\theartbeat\x18\x02 \x01(\x0b\x32\x10.shoal.HeartbeatH\x00\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x13.shoal.StatusUpdateH\x00\x12%\n\tdescribed\x18\x04 \x01(\x0b\x32\x10.shoal.DescribedH\x00\x12\x1f\n\x06resync\x18\x05 \x01(\x0b\x32\r.shoal.ResyncH\x00\x12!\n\x07\x61pplied\x18\x06 \x01(\x0b\x32\x0e.shoal.AppliedH\x00\x42\x06\n\x04said\"\xc3\x01\n\x0eManagerMessage\x12!\n\x07welcome\x18\x01 \x01(\x0b\x32\x0e.shoal.WelcomeH\x00\x12\x30\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x19.shoal.AssignmentsMessageH\x00\x12&\n\nstatus_ack\x18\x03 \x01(\x0b\x32\x10.shoal.StatusAckH\x00\x12,\n\rheartbeat_ack\x18\x04 \x01(\x0b\x32\x13.shoal.HeartbeatAckH\x00\x42\x06\n\x04said\"L\n\x08Register\x12!\n\x06report\x18\x01 \x01(\x0b\x32\x11.shoal.NodeReport\x12\x1d\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x0c.shoal.Stamp\"3\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cheartbeat_ns\x18\x02 \x01(\x03\"\x0b\n\tHeartbeat\"\x0e\n\x0cHeartbeatAck\".\n\tDescribed\x12!\n\x06report\x18\x01 \x01(\x0b\x32\x11.shoal.NodeReport\"\x08\n\x06Resync\"\x1b\n\x07\x41pplied\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"@\n\nTaskReport\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0b\x32\x11.shoal.TaskStatus\"D\n\x0cStatusUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\"\n\x07reports\x18\x02 \x03(\x0b\x32\x11.shoal.TaskReport\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"|\n\x12\x41ssignmentsMessage\x12\x1b\n\x05stamp\x18\x01 \x01(\x0b\x32\x0c.shoal.Stamp\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12%\n\ndifference\x18\x04 \x01(\x0b\x32\x11.shoal.Difference2\x8a\x02\n\nDispatcher\x12\x39\n\x07Session\x12\x13.shoal.AgentMessage\x1a\x15.shoal.ManagerMessage(\x01\x30\x01\x12G\n\rAttachNetwork\x12\x1b.shoal.AttachNetworkRequest\x1a\x19.shoal.AttachNetworkReply\x12G\n\rDetachNetwork\x12\x1b.shoal.DetachNetworkRequest\x1a\x19.shoal.DetachNetworkReply\x12/\n\x05Leave\x12\x13.shoal.LeaveRequest\x1a\x11.shoal.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,32 +40,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DETACHNETWORKREQUEST']._serialized_end=273
   _globals['_DETACHNETWORKREPLY']._serialized_start=275
   _globals['_DETACHNETWORKREPLY']._serialized_end=295
-  _globals['_AGENTMESSAGE']._serialized_start=298
-  _globals['_AGENTMESSAGE']._serialized_end=542
-  _globals['_MANAGERMESSAGE']._serialized_start=545
-  _globals['_MANAGERMESSAGE']._serialized_end=740
-  _globals['_REGISTER']._serialized_start=742
-  _globals['_REGISTER']._serialized_end=818
-  _globals['_WELCOME']._serialized_start=820
-  _globals['_WELCOME']._serialized_end=871
-  _globals['_HEARTBEAT']._serialized_start=873
-  _globals['_HEARTBEAT']._serialized_end=884
-  _globals['_HEARTBEATACK']._serialized_start=886
-  _globals['_HEARTBEATACK']._serialized_end=900
-  _globals['_DESCRIBED']._serialized_start=902
-  _globals['_DESCRIBED']._serialized_end=948
-  _globals['_RESYNC']._serialized_start=950
-  _globals['_RESYNC']._serialized_end=958
-  _globals['_APPLIED']._serialized_start=960
-  _globals['_APPLIED']._serialized_end=987
-  _globals['_TASKREPORT']._serialized_start=989
-  _globals['_TASKREPORT']._serialized_end=1053
-  _globals['_STATUSUPDATE']._serialized_start=1055
-  _globals['_STATUSUPDATE']._serialized_end=1123
-  _globals['_STATUSACK']._serialized_start=1125
-  _globals['_STATUSACK']._serialized_end=1154
-  _globals['_ASSIGNMENTSMESSAGE']._serialized_start=1156
-  _globals['_ASSIGNMENTSMESSAGE']._serialized_end=1280
-  _globals['_DISPATCHER']._serialized_start=1283
-  _globals['_DISPATCHER']._serialized_end=1500
+  _globals['_LEAVEREQUEST']._serialized_start=297
+  _globals['_LEAVEREQUEST']._serialized_end=311
+  _globals['_LEAVEREPLY']._serialized_start=313
+  _globals['_LEAVEREPLY']._serialized_end=325
+  _globals['_AGENTMESSAGE']._serialized_start=328
+  _globals['_AGENTMESSAGE']._serialized_end=572
+  _globals['_MANAGERMESSAGE']._serialized_start=575
+  _globals['_MANAGERMESSAGE']._serialized_end=770
+  _globals['_REGISTER']._serialized_start=772
+  _globals['_REGISTER']._serialized_end=848
+  _globals['_WELCOME']._serialized_start=850
+  _globals['_WELCOME']._serialized_end=901
+  _globals['_HEARTBEAT']._serialized_start=903
+  _globals['_HEARTBEAT']._serialized_end=914
+  _globals['_HEARTBEATACK']._serialized_start=916
+  _globals['_HEARTBEATACK']._serialized_end=930
+  _globals['_DESCRIBED']._serialized_start=932
+  _globals['_DESCRIBED']._serialized_end=978
+  _globals['_RESYNC']._serialized_start=980
+  _globals['_RESYNC']._serialized_end=988
+  _globals['_APPLIED']._serialized_start=990
+  _globals['_APPLIED']._serialized_end=1017
+  _globals['_TASKREPORT']._serialized_start=1019
+  _globals['_TASKREPORT']._serialized_end=1083
+  _globals['_STATUSUPDATE']._serialized_start=1085
+  _globals['_STATUSUPDATE']._serialized_end=1153
+  _globals['_STATUSACK']._serialized_start=1155
+  _globals['_STATUSACK']._serialized_end=1184
+  _globals['_ASSIGNMENTSMESSAGE']._serialized_start=1186
+  _globals['_ASSIGNMENTSMESSAGE']._serialized_end=1310
+  _globals['_DISPATCHER']._serialized_start=1313
+  _globals['_DISPATCHER']._serialized_end=1579
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,11 @@ class DispatcherStub:
                 request_serializer=proto_dot_dispatcher__pb2.DetachNetworkRequest.SerializeToString,
                 response_deserializer=proto_dot_dispatcher__pb2.DetachNetworkReply.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/shoal.Dispatcher/Leave',
+                request_serializer=proto_dot_dispatcher__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=proto_dot_dispatcher__pb2.LeaveReply.FromString,
+                _registered_method=True)
 
 
 class DispatcherServicer:
@@ -77,6 +82,14 @@ class DispatcherServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leave(self, request, context):
+        """The calling node leaves the cluster for good and has ended its session. Answered once it
+        counts as down, or after a while. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DispatcherServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_DispatcherServicer_to_server(servicer, server):
                     servicer.DetachNetwork,
                     request_deserializer=proto_dot_dispatcher__pb2.DetachNetworkRequest.FromString,
                     response_serializer=proto_dot_dispatcher__pb2.DetachNetworkReply.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=proto_dot_dispatcher__pb2.LeaveRequest.FromString,
+                    response_serializer=proto_dot_dispatcher__pb2.LeaveReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +195,33 @@ class Dispatcher:
             '/shoal.Dispatcher/DetachNetwork',
             proto_dot_dispatcher__pb2.DetachNetworkRequest.SerializeToString,
             proto_dot_dispatcher__pb2.DetachNetworkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.Dispatcher/Leave',
+            proto_dot_dispatcher__pb2.LeaveRequest.SerializeToString,
+            proto_dot_dispatcher__pb2.LeaveReply.FromString,
             options,
             channel_credentials,
             insecure,

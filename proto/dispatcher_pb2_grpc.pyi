@@ -41,6 +41,10 @@ class DispatcherStub:
     """
     DetachNetwork: _grpc.UnaryUnaryMultiCallable[_dispatcher_pb2.DetachNetworkRequest, _dispatcher_pb2.DetachNetworkReply]
     """The container has left the network, or is gone. Idempotent."""
+    Leave: _grpc.UnaryUnaryMultiCallable[_dispatcher_pb2.LeaveRequest, _dispatcher_pb2.LeaveReply]
+    """The calling node leaves the cluster for good and has ended its session. Answered once it
+    counts as down, or after a while. Idempotent.
+    """
 
 @_typing.type_check_only
 class DispatcherAsyncStub(DispatcherStub):
@@ -55,6 +59,10 @@ class DispatcherAsyncStub(DispatcherStub):
     """
     DetachNetwork: _aio.UnaryUnaryMultiCallable[_dispatcher_pb2.DetachNetworkRequest, _dispatcher_pb2.DetachNetworkReply]  # type: ignore[assignment]
     """The container has left the network, or is gone. Idempotent."""
+    Leave: _aio.UnaryUnaryMultiCallable[_dispatcher_pb2.LeaveRequest, _dispatcher_pb2.LeaveReply]  # type: ignore[assignment]
+    """The calling node leaves the cluster for good and has ended its session. Answered once it
+    counts as down, or after a while. Idempotent.
+    """
 
 class DispatcherServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -84,5 +92,15 @@ class DispatcherServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dispatcher_pb2.DetachNetworkReply, _abc.Awaitable[_dispatcher_pb2.DetachNetworkReply]]:
         """The container has left the network, or is gone. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def Leave(
+        self,
+        request: _dispatcher_pb2.LeaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dispatcher_pb2.LeaveReply, _abc.Awaitable[_dispatcher_pb2.LeaveReply]]:
+        """The calling node leaves the cluster for good and has ended its session. Answered once it
+        counts as down, or after a while. Idempotent.
+        """
 
 def add_DispatcherServicer_to_server(servicer: DispatcherServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1836,9 +1836,11 @@ class NodeReport(_message.Message):
     TUNNEL_FIELD_NUMBER: _builtins.int
     TAKEN_PORTS_FIELD_NUMBER: _builtins.int
     TRUST_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     addr: _builtins.str
     data_path_addr: _builtins.str
     trust: _builtins.str
+    left: _builtins.bool
     @_builtins.property
     def description(self) -> Global___NodeDescription: ...
     @_builtins.property
@@ -1854,10 +1856,11 @@ class NodeReport(_message.Message):
         tunnel: _abc.Iterable[Global___TunnelKey] | None = ...,
         taken_ports: _abc.Iterable[Global___TakenPort] | None = ...,
         trust: _builtins.str = ...,
+        left: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "taken_ports", b"taken_ports", "trust", b"trust", "tunnel", b"tunnel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "data_path_addr", b"data_path_addr", "description", b"description", "left", b"left", "taken_ports", b"taken_ports", "trust", b"trust", "tunnel", b"tunnel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

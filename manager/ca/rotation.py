@@ -53,8 +53,8 @@ def advanced(
 
 
 def behind(cluster: Cluster, nodes: Iterable[Node]) -> list[Node]:
-    """Nodes whose certificate or roots are not yet what they shall be."""
-    return [node for node in nodes if node.trust != cluster.trust]
+    """Nodes whose certificate or roots are not yet what they shall be, and ever can be."""
+    return [node for node in nodes if node.trust != cluster.trust and not node.left]
 
 
 def signer(cluster: Cluster, secrets: ClusterSecrets) -> ClusterAuthority:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from manager.control.attachments import Attachments, Wish
+from manager.control.waiting import shows
 from manager.dispatcher.assignments import (
     ClusterPart,
     Confidences,
@@ -49,6 +50,7 @@ from shoal.model.objects import (
     Task,
     TaskStatus,
 )
+from shoal.model.states import NodeState
 
 _log = structlog.get_logger(__name__)
 
@@ -56,8 +58,10 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/shoal.Dispatcher/Session": EVERY_ROLE,
     "/shoal.Dispatcher/AttachNetwork": EVERY_ROLE,
     "/shoal.Dispatcher/DetachNetwork": EVERY_ROLE,
+    "/shoal.Dispatcher/Leave": EVERY_ROLE,
 }
 REGISTER_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
 
 Requests = AsyncIterator[dispatcher_pb2.AgentMessage]
 Write = Callable[[dispatcher_pb2.ManagerMessage], Awaitable[None]]
@@ -207,6 +211,28 @@ class Dispatcher(DispatcherServicer):
         """Take that place back."""
         await self._attachments.detach(_caller(context), TaskID(request.task_id))
         return dispatcher_pb2.DetachNetworkReply()
+
+    @override
+    async def Leave(
+        self,
+        request: dispatcher_pb2.LeaveRequest,
+        context: grpc.aio.ServicerContext[
+            dispatcher_pb2.LeaveRequest, dispatcher_pb2.LeaveReply
+        ],
+    ) -> dispatcher_pb2.LeaveReply:
+        """Let the calling node go."""
+        await self.let_go(_caller(context))
+        return dispatcher_pb2.LeaveReply()
+
+    async def let_go(self, node: NodeID) -> None:
+        """Note that a node has left; return once it is down, or after `LEAVE_SECONDS`."""
+        await self._sessions.leave(node)
+
+        def down() -> bool:
+            known = self._memory.node(node)
+            return known is None or known.state is NodeState.DOWN
+
+        await shows(self._memory, down, LEAVE_SECONDS)
 
     async def _register(self, node: NodeID, requests: Requests) -> AgentSession:
         try:

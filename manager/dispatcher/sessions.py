@@ -217,6 +217,29 @@ class Sessions:
             (Put(describe_key(session.node).encode(), encode(report)),),
         )
 
+    async def leave(self, node: NodeID) -> None:
+        """Store that the node has left the cluster; its session ends, if it is here.
+
+        Raises:
+            Unavailable, OutcomeUnknown: the store did not take it. It may be said again.
+        """
+        key = describe_key(node)
+        await self._barrier.reached()
+        while (known := self._memory.node(node)) is not None and not known.left:
+            described = self._memory.part(key)
+            report = described.record if described is not None else NodeReport()
+            result = await self._kv.txn(
+                (
+                    ModRevisionIs(f"{ROOT}node/{node}".encode(), known.guard),
+                    ModRevisionIs(key.encode(), described.revision if described else 0),
+                ),
+                (Put(key.encode(), encode(msgspec.structs.replace(report, left=True))),),
+            )
+            await self._memory.reached(result.revision)
+        session = self._open.get(node)
+        if session is not None:
+            session.end()
+
     def close(self, session: AgentSession) -> None:
         """End a session; `run` takes its key out of the store, unless it is another's now."""
         session.end()

@@ -3,7 +3,8 @@
 The dispatcher removes a silent node's session key; here begins the grace. A node that has never
 had a session stays unknown. A session that is doubted counts for nothing new, and yet the
 grace begins only when it is gone: whoever lives has opened another one long since. A host that
-lives without its daemons (`manager.sparing` asks) is waited for longer. Wakes on nodes.
+lives without its daemons (`manager.sparing` asks) is waited for longer, one that said that it
+left not at all. Wakes on nodes.
 """
 
 from datetime import datetime, timedelta
@@ -55,6 +56,8 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     node = view.node(NodeID(key))
     if node is None:
         return NOTHING
+    if node.left:
+        return _down(node, now, "left the cluster")
     if node.heard:
         if node.state is NodeState.READY and node.lost_since is None and not node.doubted:
             return NOTHING
@@ -78,8 +81,7 @@ def decide(view: View, key: str, now: datetime, ids: IdSource) -> Decision:
     due = _due(view, node.lost_since, heard_last(node))
     if now < due:
         return Decision(wake_at=due)
-    silent = f"no session for {(now - node.lost_since).total_seconds():.1f} s"
-    return _becomes(node, now, state=NodeState.DOWN, message=silent, down_since=now)
+    return _down(node, now, f"no session for {(now - node.lost_since).total_seconds():.1f} s")
 
 
 def _due(view: View, lost: datetime, heard: datetime) -> datetime:
@@ -89,6 +91,12 @@ def _due(view: View, lost: datetime, heard: datetime) -> datetime:
     if cluster is None or cluster.forced_at is None:
         return due
     return max(due, cluster.forced_at + FORCED_GRACE)
+
+
+def _down(node: Node, now: datetime, message: str) -> Decision:
+    if node.state is NodeState.DOWN:
+        return NOTHING
+    return _becomes(node, now, state=NodeState.DOWN, message=message, down_since=now)
 
 
 def _becomes(node: Node, now: datetime, **fields: object) -> Decision:

@@ -88,6 +88,7 @@ def encode_object(thing: StoredObject) -> bytes:
             tunnel=(),
             taken_ports=(),
             trust="",
+            left=False,
             session=None,
             spec_since=0,
             applied=None,

@@ -264,6 +264,7 @@ class Memory(Tables):
                 tunnel=report.record.tunnel,
                 taken_ports=report.record.taken_ports,
                 trust=report.record.trust,
+                left=report.record.left,
             )
         if session is not None:
             node = msgspec.structs.replace(node, session=session.record)

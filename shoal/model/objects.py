@@ -127,7 +127,10 @@ class TakenPort(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Description and addresses, written when they change."""
+    """Description and addresses, written when they change.
+
+    `left`: it is the last word of a node that has left the cluster.
+    """
 
     description: NodeDescription = NodeDescription()
     addr: str = ""
@@ -135,6 +138,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     tunnel: tuple[TunnelKey, ...] = ()
     taken_ports: tuple[TakenPort, ...] = ()
     trust: str = ""
+    left: bool = False
 
 
 class NodeSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -194,6 +198,7 @@ class Node(Object, frozen=True, kw_only=True, gc=False):
     tunnel: tuple[TunnelKey, ...] = ()
     taken_ports: tuple[TakenPort, ...] = ()
     trust: str = ""
+    left: bool = False
     session: NodeSession | None = None
     spec_since: int = 0
     applied: Applied | None = None

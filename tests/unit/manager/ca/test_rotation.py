@@ -73,7 +73,8 @@ def test_a_node_that_has_renewed_has_the_word_of_its_step_and_no_other() -> None
     assert [renewed(step).trust for step in steps] == words
     assert len(set(words)) == len(words)
     follows, waits = make_node("a", trust=words[1]), make_node("b", trust=words[0])
-    assert behind(steps[1][0], [follows, waits]) == [waits]
+    left = make_node("c", trust=words[0], left=True)
+    assert behind(steps[1][0], [follows, waits, left]) == [waits]
 
 
 def test_in_the_end_nothing_of_the_old_ca_is_left() -> None:

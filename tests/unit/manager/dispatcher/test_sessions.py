@@ -121,6 +121,23 @@ async def test_a_registration_of_unknown_outcome_leaves_no_key(faults: Faults) -
         assert lab.sessions.of(NODE) is None
 
 
+async def test_a_node_leaves_whatever_it_said_before_and_may_say_it_again() -> None:
+    async with running() as lab:
+        session = await lab.sessions.register(NODE, NodeReport(addr="10.0.0.1"), NEVER)
+        for _ in range(2):
+            await lab.sessions.leave(NODE)
+            node = lab.memory.node(NODE)
+            assert node is not None
+            assert (node.left, node.addr) == (True, "10.0.0.1")
+        assert session.ended.is_set()
+        await lab.sessions.leave(NodeID("stranger"))
+        assert lab.memory.part("shoal/describe/stranger") is None
+        await lab.sessions.register(NODE, NodeReport(addr="10.0.0.1"), NEVER)
+        node = lab.memory.node(NODE)
+        assert node is not None
+        assert not node.left
+
+
 async def test_the_key_of_a_newer_session_stays() -> None:
     async with running() as lab:
         first = await lab.sessions.register(NODE, NodeReport(), NEVER)

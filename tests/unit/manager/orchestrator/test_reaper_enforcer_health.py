@@ -321,6 +321,17 @@ def test_a_node_that_is_silent_for_the_grace_is_down() -> None:
     assert health(down, 200) == NOTHING
 
 
+@pytest.mark.parametrize("session", [True, False])
+def test_a_node_that_left_is_down_at_once_and_returns_like_any_other(session: bool) -> None:
+    left = make_node("n1", session=session, left=True)
+    down = updated(health(left), Node)["n1"]
+    assert (down.state, down.message) == (NodeState.DOWN, "left the cluster")
+    assert down.down_since == at(100)
+    assert health(down) == NOTHING
+    returned = replace(down, session=make_node("n1").session, left=False)
+    assert updated(health(returned), Node)["n1"].state is NodeState.READY
+
+
 def test_a_node_that_never_had_a_session_stays_unknown() -> None:
     assert health(make_node("n1", state=NodeState.UNKNOWN, session=False)) == NOTHING
 
