@@ -81,6 +81,8 @@ def test_children_die_with_a_killed_host_and_return_with_the_next(tmp_path: Path
             state = Path(again.config.state)
             assert state.joinpath("etcd").stat().st_mode & 0o777 == 0o700
             assert Path(f"/proc/{after[2]}/oom_score_adj").read_text() == lowest_oom_score()
+            slack = [Path(f"/proc/{pid}/timerslack_ns").read_text().strip() for pid in after]
+            assert slack == ["50000", "50000", "1000000"]  # an agent's goes on to containers
             assert again.ask("manager", {"stop_etcd": True})["pids"][2] is None
             assert not state.joinpath("etcd").exists()
             assert roles(again) == {"manager": True, "etcd": None}
