@@ -143,7 +143,7 @@ def etcd_argv(
         "--quota-backend-bytes=4294967296",
         # Entries since the last snapshot stay in memory; 3.4 would let 100,000 gather.
         "--snapshot-count=10000",
-        "--heartbeat-interval=50",
+        "--heartbeat-interval=100",
         "--election-timeout=500",
         # A member that hears the others but not their leader must not unseat it.
         "--pre-vote=true",

@@ -29,7 +29,7 @@ class LeaseSettings(Struct, frozen=True):
     """
 
     ttl: int = 1
-    renew_every: float = 0.25
+    renew_every: float = 0.3
     retry_every: float = 0.1
     attempt: float = 0.3
     margin: float = 0.15
