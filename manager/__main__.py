@@ -194,11 +194,9 @@ class Manager:
             self._clock,
             chance,
         )
-        election = manager.leadership.election
 
         def leader() -> NodeID | None:
-            found = election.leader()
-            return NodeID(found.candidate.id) if found is not None else None
+            return manager.leadership.leader(manager.memory.epoch)
 
         doors = Doors(manager.memory, manager.current, self._config.agent_port)
         return Backend(operations, leader, doors, AgentLeaves(), self._clock)

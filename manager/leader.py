@@ -22,7 +22,7 @@ from manager.store.memory import Memory
 from manager.succession import Succession
 from shoal.common.supervise import Restarts, Supervisor
 from shoal.model.errors import Unavailable
-from shoal.model.ids import IdSource
+from shoal.model.ids import IdSource, NodeID
 
 _log = structlog.get_logger(__name__)
 
@@ -95,6 +95,16 @@ class Leadership:
         self._lead = lead
         self._answers = answers
         self.election = Election(kv, me, chance)
+
+    def leader(self, epoch: int) -> NodeID | None:
+        """Who leads since that epoch, or a later one; None while nobody is known to.
+
+        A manager that was cut off hears of a new epoch before it hears whose it is.
+        """
+        found = self.election.leader()
+        if found is None or found.epoch < epoch:
+            return None
+        return NodeID(found.candidate.id)
 
     async def run(self) -> None:
         """Campaign, lead, follow, until cancelled."""
