@@ -31,7 +31,7 @@ from shoal.common.host_client import HostControl
 from shoal.common.identity import CurrentIdentity, Identity, IdentityStore
 from shoal.common.join_client import Newcomer, join
 from shoal.common.key_files import LOCKED, is_locked
-from shoal.common.known_managers import save_managers
+from shoal.common.known_managers import load_managers, save_managers
 from shoal.common.ports import AGENT_PORT, MANAGER_PORTS, check_free
 from shoal.common.renewal import Renewal
 from shoal.common.rpc import channel, unary
@@ -160,9 +160,16 @@ class HostCluster:
             identity = self._store.load()
         except NotFound:
             return
-        self._become(identity, ())
+        self._become(identity, self._entrance(identity))
         if self._agent is not None:
             await self._agent.restore()
+
+    def _entrance(self, identity: Identity) -> Sequence[str]:
+        """The managers it came in by, for a host that was told of none before it was killed."""
+        known = load_managers(self._plain.state)
+        if identity.role is Role.WORKER:
+            return known
+        return (*known, f"{self.config.address}:{self.config.port}")
 
     async def run(self) -> None:
         """Be a node whenever there is an identity, until cancelled."""
@@ -254,7 +261,9 @@ class HostCluster:
                 forget(self._plain)
                 return status, answer
             news = self._news
-            self._become(self._store.load(), (f"{config.address}:{config.port}",))
+            own = f"{config.address}:{config.port}"
+            save_managers(self._plain.state, (own,))
+            self._become(self._store.load(), (own,))
         await _heard(news)
         return status, answer
 

@@ -1,6 +1,7 @@
-"""Where the managers are, on disk: what a host that becomes a manager asks its way in by.
+"""Where the managers are, on disk: what a host asks its way in by.
 
-Written by the agent when it joins and before it starts a manager; read by that manager.
+Written by the agent when it founds or joins a cluster and before it starts a manager; read by
+that manager, and by an agent that has not been told of the managers since.
 """
 
 from collections.abc import Sequence

@@ -195,6 +195,7 @@ class Host:
             )
         )
         self._running: asyncio.Task[None] | None = None
+        self._known: tuple[ManagerAddress, ...] = ()
         self.agent: ClusterAgent | None = None
         self.member = True
         self.on_role: Callable[[str], None] = lambda role: None
@@ -207,11 +208,12 @@ class Host:
         self._witness.applied(self.node, before, after)
 
     def begin(self, managers: tuple[ManagerAddress, ...] = ()) -> None:
-        """The agent starts."""
+        """The agent starts; the managers that the host joined by are kept on its disk."""
+        self._known = managers or self._known
         if self._running is None and self.member:
             self._network.busy(self.node)
             self._running = self._group.create_task(
-                self._run(managers), name=f"agent {self.node}"
+                self._run(self._known), name=f"agent {self.node}"
             )
 
     def kill(self) -> None:

@@ -22,6 +22,7 @@ from manager.store.commit import Commit
 from shoal.common.certificates import Role
 from shoal.common.config import HostConfig
 from shoal.common.identity import CurrentIdentity, IdentityStore
+from shoal.common.known_managers import save_managers
 from shoal.common.supervise import stoppable_group
 from shoal.model.assignment import ManagerAddress
 from shoal.model.changes import Create
@@ -96,11 +97,27 @@ class Host:
             self.current,
             worker,
             dialled,
-            self.known,
+            self.known or managers,  # type: ignore[arg-type]
             lambda: NodeReport(addr="127.0.0.1"),
             random.Random(5),
             told,  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize(
+    ("role", "asked"),
+    [(Role.WORKER, ["10.0.0.7:2377"]), (Role.MANAGER, ["10.0.0.7:2377", "127.0.0.1:2377"])],
+)
+async def test_a_host_that_was_never_told_of_managers_asks_where_it_came_in(
+    lab: Lab, tmp_path: Path, role: Role, asked: list[str]
+) -> None:
+    host = Host(lab, tmp_path)
+    host.current = CurrentIdentity(lab.identity(host.node, role))
+    save_managers(str(tmp_path), ["10.0.0.7:2377"])
+    cluster = host.cluster()
+    await cluster.restore()
+    assert cluster.agent is not None
+    assert sorted(cluster.agent.manager_addresses()) == asked
 
 
 async def test_a_place_is_asked_for_known_and_given_back(lab: Lab, tmp_path: Path) -> None:
