@@ -1,12 +1,13 @@
 """Jobs: as many completions as asked for, no more at a time than they may."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from manager.orchestrator.newtask import iteration_of
 from manager.orchestrator.slots import Cell, cell_of
-from shoal.model.defaults import Mode, job_size, mode_of
+from shoal.model.defaults import Mode, job_size, mode_of, restart_rule
 from shoal.model.objects import Service, Task
-from shoal.model.states import TaskState
+from shoal.model.states import RestartCondition, TaskState
 from tests.simulation.truth import Revision, Truth
 
 
@@ -65,5 +66,21 @@ def unfinished(truth: Truth, service: Service) -> str:
     tasks = truth.view.tasks_of_service(service.id)
     if any(not task.ended and task.wanted for task in tasks):
         return ""  # it waits, and says why
-    done, asked = len(completed(service, tasks)), job_size(service.spec).completions
-    return "" if done == asked else f"job {service.spec.name} has {done} of {asked} completions"
+    done, asked = completed(service, tasks), job_size(service.spec).completions
+    if len(done | _given_up(service, tasks)) == asked:
+        return ""
+    return f"job {service.spec.name} has {len(done)} of {asked} completions"
+
+
+def _given_up(service: Service, tasks: Iterable[Task]) -> set[Cell]:
+    """The slots whose tasks failed, with their host maybe, more often than may be."""
+    rule = restart_rule(service.spec)
+    failures = Counter(
+        cell_of(task)
+        for task in tasks
+        if task.status.state in (TaskState.FAILED, TaskState.REJECTED)
+        and task.job_iteration == iteration_of(service)
+    )
+    if rule.condition is RestartCondition.NONE:
+        return set(failures)
+    return {cell for cell, count in failures.items() if 0 < rule.max_attempts < count}
