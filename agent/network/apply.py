@@ -5,6 +5,7 @@ asks, compares and sends. Everything is idempotent, touches only what carries th
 prefix, and runs again whenever something may have changed. `instance` is the caller.
 """
 
+import errno
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -14,6 +15,7 @@ from agent.network import rtnetlink as rt
 from agent.network.netlink import Channel, Request
 from agent.network.plan import Bridge, Entries, Ground, Names, Plan, Vxlan
 from agent.network.sysctls import bridges_are_filtered, has_ipv6, set_sysctls
+from shoal.model.errors import FailedPrecondition
 
 _log = structlog.get_logger(__name__)
 _SHOWN = 20
@@ -46,6 +48,23 @@ def link_changes(
     for desired in wanted:
         requests += _device_changes(desired, links.get(desired.name))
     return requests
+
+
+def number_clash(names: Names, plan: Plan, links: dict[str, rt.Link]) -> str:
+    """Which device of somebody else has the number of a VXLAN device to be made, and a way out.
+
+    The kernel allows a number once a port. Empty: none has.
+    """
+    for wanted in plan.vxlans:
+        for link in links.values():
+            same = (link.vni, link.port) == (wanted.vni, wanted.port)
+            if same and wanted.name not in links and not names.owns(link.name):
+                return (
+                    f"VXLAN device {link.name} of this host, which is not ours, has number"
+                    f" {link.vni} on UDP port {link.port}: remove it (ip link del {link.name}),"
+                    " or give the network another number by making it anew"
+                )
+    return ""
 
 
 def _device_changes(desired: Bridge | Vxlan, link: rt.Link | None) -> list[Request]:
@@ -206,20 +225,25 @@ class Applier:
             plan: the desired state.
             keep_mesh: leave the mesh's links alone although the plan has none.
             keep_overlays: leave devices of cluster networks alone that the plan has not.
+
+        Raises:
+            FailedPrecondition: somebody else's device has the number of one of ours. All
+                other devices are made.
         """
         links = self.links()
-        changed = self._send(
-            [
-                *stray_links(self._names, plan, links),
-                *link_changes(
-                    self._names,
-                    plan,
-                    links,
-                    keep_mesh=keep_mesh,
-                    keep_overlays=keep_overlays,
-                ),
-            ]
-        )
+        changes = [
+            *stray_links(self._names, plan, links),
+            *link_changes(
+                self._names, plan, links, keep_mesh=keep_mesh, keep_overlays=keep_overlays
+            ),
+        ]
+        try:
+            changed = self._send(changes)
+        except OSError as error:
+            clash = number_clash(self._names, plan, links)
+            if error.errno != errno.EEXIST or not clash:
+                raise
+            raise FailedPrecondition(clash) from error
         if changed:
             links = self.links()
         set_sysctls(plan, links)

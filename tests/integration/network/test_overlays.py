@@ -12,7 +12,7 @@ import pytest
 from agent.network.desired import Attachment, Endpoint
 from agent.network.netlink import Channel, Request
 from shoal.model.assignment import NetworkService
-from shoal.model.errors import AlreadyExists, NotFound, Unavailable
+from shoal.model.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from shoal.model.ids import NetworkID, ServiceID
 from shoal.model.spec.service import PortConfig
 from tests.integration.network.lab import (
@@ -182,6 +182,21 @@ async def test_a_network_comes_with_the_first_and_goes_with_the_last(
     assert devices()
     await managers.end("two", "a")
     assert not devices()
+
+
+async def test_a_number_that_another_device_has_is_said_with_its_name(
+    networks: Networks, managers: Managers
+) -> None:
+    theirs = "ip link add theirs type vxlan id 4097 dstport 4789 dev eth0"
+    in_host("a", "sh", "-c", theirs)
+    with pytest.raises(FailedPrecondition, match=r"VXLAN device theirs .* number 4097 .* 4789"):
+        await managers.run("one", "a", 10, "red")
+    blue = await managers.run("two", "a", 11, "blue")
+    in_host("a", "ip", "link", "del", "theirs")
+    managers.place("two", "red", "a", 11)
+    await managers.tell()
+    await networks["a"].connect("two", blue.netns_path, managers.attachment("two", "red"))
+    assert "001001" in in_host("a", "ip", "-o", "link")
 
 
 async def test_a_running_container_joins_and_leaves(
