@@ -5,7 +5,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scripts.benchmarks import endpoints, failover, idle, memory, network, schedule, services
+from scripts.benchmarks import (
+    endpoints,
+    failover,
+    idle,
+    memory,
+    names,
+    network,
+    schedule,
+    services,
+)
 
 
 def main() -> int:
@@ -27,6 +36,10 @@ def main() -> int:
     ends = words.add_parser("endpoints")
     for flag, default in (("few", 10), ("many", 200), ("rounds", 10)):
         ends.add_argument(f"--{flag}", type=int, default=default)
+    resolved = words.add_parser("names")
+    resolved.add_argument("--services", type=int, default=20)
+    resolved.add_argument("--askers", type=int, default=4)
+    resolved.add_argument("--seconds", type=float, default=10.0)
     asked = parser.parse_args()
     found = _MEASURES[asked.what](asked)
     print(json.dumps(found))
@@ -42,6 +55,7 @@ _MEASURES: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "network": lambda asked: network.network(asked.rounds, asked.seconds),
     "failover": lambda asked: failover.failover(asked.rounds),
     "endpoints": lambda asked: endpoints.endpoints(asked.few, asked.many, asked.rounds),
+    "names": lambda asked: names.names(asked.services, asked.askers, asked.seconds),
     "schedule": lambda asked: schedule.schedule(
         asked.tasks, asked.nodes, asked.more, asked.passes
     ),

@@ -177,7 +177,7 @@ class _Lab:
     def _processor(self) -> dict[int, tuple[str, float]]:
         """Seconds of processor time that each daemon has used."""
         return {
-            pid: (name, _used(pid))
+            pid: (name, used(pid))
             for host in self._hosts.values()
             for name, pid in host.pids().items()
             if pid
@@ -190,7 +190,8 @@ class _Lab:
         return {**manager, "worker's agent": worker}
 
 
-def _used(pid: int) -> float:
+def used(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK
 
