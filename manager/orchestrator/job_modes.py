@@ -16,7 +16,7 @@ from manager.view import View
 from shoal.model.changes import NOTHING, Change, Decision, Group
 from shoal.model.constraints import first_unmet
 from shoal.model.defaults import Mode, job_size, mode_of
-from shoal.model.ids import IdSource, ServiceID
+from shoal.model.ids import IdSource, NodeID, ServiceID
 from shoal.model.objects import Task
 from shoal.model.states import NodeState, TaskState
 
@@ -95,6 +95,10 @@ def _global(make: Maker, cells: Cells) -> Iterable[Group]:
             yield Group(
                 (make.create(cell, before, reason="wanted by the job"),), "job on a node"
             )
+    for cell, tasks in cells.items():
+        removed = make.view.node(NodeID(cell[1])) is None
+        if removed and not any(_completed(task) for task in tasks):
+            yield from heal(make, cell, tasks)
 
 
 def _settle(make: Maker, tasks: Sequence[Task]) -> Iterable[Group]:

@@ -336,6 +336,16 @@ def test_a_global_job_runs_once_on_each_node_that_fits() -> None:
     assert run(job_modes.decide, unreadable, *nodes) == NOTHING
 
 
+def test_a_removed_node_gives_up_its_part_of_a_job_unless_it_is_done() -> None:
+    spec = make_spec(mode=ServiceMode(global_job=GlobalJob()))
+    service = make_service(spec=spec, job_status=JobStatus())
+    tasks = [
+        part("t1", service, node="gone", slot=0, state=S.ORPHANED),
+        part("t2", service, node="left", slot=0, state=S.COMPLETE),
+    ]
+    assert desires(run(job_modes.decide, service, *tasks)) == {"t1": S.SHUTDOWN}
+
+
 def test_a_drained_node_gives_up_its_part_of_a_job() -> None:
     spec = make_spec(mode=ServiceMode(global_job=GlobalJob()))
     service = make_service(spec=spec, job_status=JobStatus())
