@@ -357,7 +357,7 @@ class Containers:
             for where, other in self._running_in(task)
             if other != task.id
             and not self._truth.down_lately(where)
-            and not self._given_up(other, stopping=start_first)
+            and not self._given_up(other, task.job_iteration, stopping=start_first)
         ]
         if len(beside) > int(start_first):
             listed = ", ".join(f"{other} on {where}" for where, other in beside)
@@ -370,13 +370,16 @@ class Containers:
                 if self._cells.get(other) == key:
                     yield where, other
 
-    def _given_up(self, task: TaskID, *, stopping: bool) -> bool:
+    def _given_up(self, task: TaskID, iteration: int | None, *, stopping: bool) -> bool:
         """Whether its slot was given up: a slot that is wanted again waits for no such task.
 
-        Where tasks run beside each other, none waits for what is stopping already either.
+        That of an earlier iteration of a job is. Where tasks run beside each other, none waits
+        for what is stopping already either.
         """
         found = self._truth.view.task(task)
         if found is None or found.desired_state is TaskState.REMOVE:
+            return True
+        if found.job_iteration != iteration and not found.wanted:
             return True
         return stopping and not found.wanted
 

@@ -24,12 +24,12 @@ from shoal.model.defaults import (
     restart_rule,
     update_rule,
 )
-from shoal.model.ids import NodeID, ServiceID
+from shoal.model.ids import NodeID, ServiceID, TaskID
 from shoal.model.objects import Service, Task
 from shoal.model.spec.service import ServiceSpec
 from shoal.model.states import TaskState, UpdateOrder
 from tests.simulation.clockwork import BEGIN
-from tests.simulation.truth import Held, Revision, Truth
+from tests.simulation.truth import STALE, Held, Revision, Truth
 
 SLACK = 1e-3
 
@@ -50,6 +50,7 @@ class Readiness:
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
         self._down: dict[Place, _Down] = {}
+        self._began: dict[TaskID, float] = {}
 
     def check(self, revision: Revision) -> None:
         tasks = [event for event in revision.events if isinstance(event.object, Task)]
@@ -57,6 +58,7 @@ class Readiness:
             return
         self._settle(tasks)
         self._stops(revision)
+        self._note_running(tasks)
         for event in tasks:
             before, after = event.before, event.after
             if isinstance(before, Task) and isinstance(after, Task):
@@ -69,6 +71,15 @@ class Readiness:
                 if after.desired_state is not TaskState.READY:
                     self._released(after)
                 self._made(after, revision)
+
+    def _note_running(self, events: Iterable[Event]) -> None:
+        for event in events:
+            task = event.object
+            assert isinstance(task, Task)
+            if event.after is None:
+                self._began.pop(task.id, None)
+            elif task.status.state is TaskState.RUNNING:
+                self._began.setdefault(task.id, self._truth.now())
 
     # -- stops
 
@@ -96,7 +107,8 @@ class Readiness:
             self._truth.object_to(f"{name} was stopped for no reason that could be seen")
             return
         rules = [update_rule(held.spec, rollback=held.back) for held in lately]
-        if not any(
+        known_to_run = self._began.get(task.id, 0.0) < self._truth.now() - STALE
+        if known_to_run and not any(
             _stops_first(rule, held, task) for rule, held in zip(rules, lately, strict=True)
         ):
             self._truth.object_to(f"{name} was stopped before its successor ran (start-first)")
