@@ -27,7 +27,9 @@ WANTED = 2000.0
 def names(services: int, askers: int, seconds: float) -> dict[str, Any]:
     """Answers a second, and their times."""
     with one_host() as host:
-        host.ask("POST", "/networks/create", {"Name": NETWORK, "Driver": "overlay"})
+        room = {"Config": [{"Subnet": "10.60.0.0/16"}]}
+        network = {"Name": NETWORK, "Driver": "overlay", "IPAM": room}
+        host.ask("POST", "/networks/create", network)
         asked = [f"s{number}" for number in range(services)]
         for name in asked:
             template = {
