@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_TIMERSLACK = 29
 # A Go program that wakes looks around every 20 microseconds for a while: a third of what an
-# idle etcd costs. Its ticks are 50 ms apart.
+# idle etcd costs. Its ticks are 100 ms apart.
 _SLACK_NANOSECONDS = 1_000_000
 # Between the kernel's "never" (-1000) and what an operator may give to databases and sshd.
 _PROTECTED = -900
