@@ -119,7 +119,7 @@ def check_forced(request: InitRequest, role: Role, config: HostConfig, removed: 
         raise Unavailable(WORKER_FORCES)
     if is_locked(config):
         raise Unavailable(LOCKED)
-    own = (config.address, f"{config.address}:{config.port}")
+    own = (config.address, config.manager_address)
     everywhere = (DEFAULT_LISTEN, f"0.0.0.0:{config.port}")
     refused = {
         "ListenAddr": request.listen_addr not in ("", *everywhere, own[1]),

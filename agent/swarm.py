@@ -169,7 +169,7 @@ class HostCluster:
         known = load_managers(self._plain.state)
         if identity.role is Role.WORKER:
             return known
-        return (*known, f"{self.config.address}:{self.config.port}")
+        return (*known, self.config.manager_address)
 
     async def run(self) -> None:
         """Be a node whenever there is an identity, until cancelled."""
@@ -261,9 +261,9 @@ class HostCluster:
                 forget(self._plain)
                 return status, answer
             news = self._news
-            own = f"{config.address}:{config.port}"
-            save_managers(self._plain.state, (own,))
-            self._become(self._store.load(), (own,))
+            own = (config.manager_address,)
+            save_managers(self._plain.state, own)
+            self._become(self._store.load(), own)
         await _heard(news)
         return status, answer
 

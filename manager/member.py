@@ -110,7 +110,7 @@ def peer_url(address: str, port: int) -> str:
 def manager_info(config: HostConfig, member: int) -> ManagerInfo:
     """Where the manager of this host is found, with its member's id."""
     return ManagerInfo(
-        addr=f"{config.address}:{config.port}",
+        addr=config.manager_address,
         join_addr=f"{config.address}:{config.join_port}",
         member=f"{member:x}",
     )

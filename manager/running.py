@@ -88,7 +88,7 @@ class RunningManager:
         self._supervisor = Supervisor(clock, chance)
         files = ManagerFiles(config)
         data_key = files.data_key()
-        me = Candidate(current.get().node_id, f"{config.address}:{config.port}")
+        me = Candidate(current.get().node_id, config.manager_address)
         self.kv = kv
         self.memory = Memory()
         self.barrier = Barrier(kv, self.memory.reached)

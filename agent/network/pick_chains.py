@@ -43,7 +43,7 @@ def half_open_timeouts(table: str) -> str:
 
 
 def pick_chains(
-    table: str, picks: Iterable[tuple[int, int]], timeouts: bool = True
+    table: str, picks: Iterable[tuple[int, int]], timeouts: bool
 ) -> Iterator[Request]:
     """Make these chains, or make them new; with timeouts if there are some."""
     for family, size in sorted(picks):

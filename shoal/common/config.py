@@ -60,6 +60,11 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     generic_resources: tuple[str, ...] = ()
 
     @property
+    def manager_address(self) -> str:
+        """Where others find this host's manager while it is one: host:port of its gRPC."""
+        return f"{self.address}:{self.port}"
+
+    @property
     def manager_secrets(self) -> Path:
         """What a host has only while it is a manager: etcd's certificate, the data key."""
         return Path(self.state) / "manager"
