@@ -11,14 +11,13 @@ changes the forwarding entries of its host before any of these.
 import random
 import time
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from scripts.benchmarks.host import Host, sandbox, until
+from scripts.benchmarks.host import Host, sandbox, until, used
 from scripts.benchmarks.memory import proportional
 from scripts.benchmarks.witness import Witnesses
 
@@ -27,7 +26,6 @@ REPLICAS = 5
 SUBNET = "10.50.0.0/16"
 WORKERS = 4
 SECONDS, REST, LONG = 30.0, 0.5, 900.0
-TICK = 0.01
 
 
 def endpoints(few: int, many: int, rounds: int) -> dict[str, Any]:
@@ -81,7 +79,9 @@ class _Lab:
         until(self._all_run, f"{self._endpoints} tasks run", patience=LONG)
         started = time.monotonic() - began
         busy = _spent(before, self._processor())
-        witnesses = Witnesses(self._pids())
+        witnesses = Witnesses(
+            {name: host.container_pids() for name, host in self._hosts.items()}
+        )
         try:
             return {
                 "endpoints": len(witnesses),
@@ -156,15 +156,6 @@ class _Lab:
             for one in host.ask("GET", f"/containers/json?filters={filters}")
         }
 
-    def _pids(self) -> dict[str, list[int]]:
-        return {
-            name: [
-                int(host.ask("GET", f"/containers/{one['Id']}/json")["State"]["Pid"])
-                for one in host.ask("GET", "/containers/json")
-            ]
-            for name, host in self._hosts.items()
-        }
-
     def _all_run(self) -> bool:
         time.sleep(1)  # asked more often, it would be measured too
         found = self._manager.ask("GET", "/services?status=true")
@@ -190,21 +181,15 @@ class _Lab:
         return {**manager, "worker's agent": worker}
 
 
-def used(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK
-
-
 def _spent(
     before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]]
 ) -> dict[str, float]:
     """Seconds of processor time in between: of the manager with its store, of all agents."""
     found = {"manager": 0.0, "etcd": 0.0, "agents": 0.0}
-    for pid, (name, used) in after.items():
+    for pid, (name, seconds) in after.items():
         kind = "agents" if name == "agent" else name
         if kind in found:
-            found[kind] += used - before[pid][1]
+            found[kind] += seconds - before[pid][1]
     return found
 
 

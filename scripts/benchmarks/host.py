@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
 REST = 10.0
 """A connection at rest for longer is not used again."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 LOOK = 0.02  # looking costs daemons and processors too
 
 
@@ -94,6 +95,12 @@ class Host:
     def containers(self) -> int:
         return len(self.ask("GET", "/containers/json?all=1"))
 
+    def container_pids(self) -> list[int]:
+        """The first process of each running container."""
+        listed = self.ask("GET", "/containers/json")
+        found = (self.ask("GET", f"/containers/{each['Id']}/json") for each in listed)
+        return [int(each["State"]["Pid"]) for each in found]
+
     def pids(self) -> dict[str, int]:
         found: dict[str, int] = json.loads((self.run / "pids.json").read_text())
         return found
@@ -107,6 +114,12 @@ def until(look: Callable[[], bool], what: str, patience: float = PATIENCE) -> fl
             raise SystemExit(f"not within {patience:.0f} s: {what}")
         time.sleep(LOOK)
     return time.monotonic() - began
+
+
+def used(pid: int, *, children: bool = False) -> float:
+    """Seconds of processor time of a process; with children, those it has waited for too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11 : 15 if children else 13])) / _TICKS
 
 
 def monitors(host: Host) -> list[int]:

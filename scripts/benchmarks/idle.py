@@ -5,14 +5,12 @@ containers, then three managers and two workers with as many. A host's share of 
 etcd, agents, managers and host processes is listed by name.
 """
 
-import os
 import time
 from typing import Any
 
-from scripts.benchmarks.host import Host, monitors, sandbox, until
+from scripts.benchmarks.host import Host, monitors, sandbox, until, used
 
 SETTLE = 12.0  # seconds after which what a start left to do is done
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def idle(replicas: int, seconds: float) -> dict[str, Any]:
@@ -46,11 +44,6 @@ def _idle(managers: int, workers: int, replicas: int, seconds: float) -> dict[st
 
 def _used(host: Host) -> dict[str, float]:
     """Seconds of processor time so far, children that were waited for included."""
-    used = {name: _seconds(pid) for name, pid in host.pids().items() if pid}
-    return {**used, "conmon": sum(_seconds(pid) for pid in monitors(host))}
-
-
-def _seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return sum(int(each) for each in fields[11:15]) / _TICKS
+    daemons = {name: pid for name, pid in host.pids().items() if pid}
+    found = {name: used(pid, children=True) for name, pid in daemons.items()}
+    return {**found, "conmon": sum(used(pid, children=True) for pid in monitors(host))}

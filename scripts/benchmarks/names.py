@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.endpoints import used
-from scripts.benchmarks.host import Host, one_host, until
+from scripts.benchmarks.host import one_host, until, used
 from scripts.benchmarks.paths import inside
 
 IMAGE = "demo/sleep:1"
@@ -41,7 +40,7 @@ def names(services: int, askers: int, seconds: float) -> dict[str, Any]:
             until(lambda name=name: host.running(name) == 1, f"{name} runs")  # type: ignore[misc]
         agent = host.pids()["agent"]
         before, began = used(agent), time.monotonic()
-        told = _asked(_pids(host)[:askers], asked, seconds)
+        told = _asked(host.container_pids()[:askers], asked, seconds)
         spent, took = used(agent) - before, time.monotonic() - began
     answered = sum(each["answered"] for each in told)
     return {
@@ -66,9 +65,3 @@ def _asked(pids: list[int], names_: list[str], seconds: float) -> list[dict[str,
     if any(each.returncode for each in running):
         raise SystemExit("a container could not ask")
     return [json.loads(each) for each in told]
-
-
-def _pids(host: Host) -> list[int]:
-    listed = host.ask("GET", "/containers/json")
-    found = (host.ask("GET", f"/containers/{each['Id']}/json") for each in listed)
-    return [int(each["State"]["Pid"]) for each in found]
