@@ -263,6 +263,11 @@ async def eventually(condition: Callable[[], bool], within: float = 5) -> None:
             await asyncio.sleep(0.02)
 
 
+def flows(host: str) -> str:
+    """What the host's kernel tracks."""
+    return in_host(host, "cat", "/proc/net/nf_conntrack")
+
+
 def leftovers(host: str) -> str:
     """Everything in a host's namespace that is not its own."""
     links = [

@@ -10,11 +10,9 @@ import msgspec
 import pytest
 
 from agent.network.desired import Backend, Endpoint, IngressPort, PortBinding
-from agent.network.nft import Nft
-from shoal.model.errors import AlreadyExists, FailedPrecondition, Internal
+from shoal.model.errors import AlreadyExists, FailedPrecondition
 from tests.integration.network.lab import (
     ADDRESSES,
-    ADDRESSES6,
     ON_BRIDGE,
     ON_MESH,
     OUTSIDE,
@@ -22,7 +20,6 @@ from tests.integration.network.lab import (
     Networks,
     ask,
     connect,
-    cut_off,
     eventually,
     in_host,
     ingress,
@@ -119,42 +116,6 @@ async def test_removed_backend_keeps_its_connections(networks: Networks) -> None
         await networks["c"].set_ingress([])
         assert await old.echo()
         await old.close()
-
-
-async def test_a_connection_to_a_lost_host_goes_on_to_another(networks: Networks) -> None:
-    lost = await networks["a"].attach("lost", ON_MESH)
-    one = await networks["b"].attach("one", ON_MESH)
-    published = networks["c"]
-    await published.set_ingress([ingress(8080, lost)])
-    for address in (ADDRESSES["c"], ADDRESSES6["c"]):
-        async with serving(one.netns_path, "one"), asyncio.TaskGroup() as group:
-            with cut_off("a"):
-                asking = group.create_task(ask(namespace(OUTSIDE), address, 8080))
-                await asyncio.sleep(0.3)
-                await published.set_ingress([ingress(8080, one)])
-                assert (await asking)[0] == "one"
-        await published.set_ingress([ingress(8080, lost)])
-
-
-async def test_a_kernel_without_connection_timeouts_publishes_all_the_same(
-    networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    apply = Nft.apply
-
-    def refuse(nft: Nft, text: str) -> None:
-        if "ct timeout" in text:
-            raise Internal("nftables refused a change: Operation not supported")
-        apply(nft, text)
-
-    one = await networks["b"].attach("one", ON_MESH)
-    with monkeypatch.context() as kernel:
-        kernel.setattr(Nft, "apply", refuse)
-        in_host("a", "nft", "delete", "table", "inet", "shoal_ta")
-        await networks["a"].set_ingress([ingress(8080, one)])
-    rules = in_host("a", "nft", "list", "table", "inet", "shoal_ta")
-    assert "half_open" not in rules
-    async with serving(one.netns_path, "one"):
-        assert (await ask(namespace(OUTSIDE), ADDRESSES["a"], 8080))[0] == "one"
 
 
 async def test_ingress_without_reachable_backend_refuses(networks: Networks) -> None:
